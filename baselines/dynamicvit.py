@@ -1,0 +1,163 @@
+"""DynamicViT: predictors learn which tokens to keep, under a mask, with a teacher; at inference the best ones stay.
+
+Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", arXiv 2106.02034
+(release: MIT). Written from the paper and a description of the release. What differs: any number of patches and of
+prefix tokens.
+
+Letters: B images, P prefix tokens, N live patches, L patches of the full grid, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cropr.objective import Criterion, Objective
+from cropr.reducer import Dropper
+from cropr.schedule import Scale, staged, stages
+from cropr.tokens import Attended, Tokens
+from cropr.vit import ReducedViT
+
+__all__ = ["DynamicViT", "DynamicViTObjective", "Predictor", "distillation_loss", "place", "ratio_loss", "scales"]
+
+
+class Predictor(nn.Module):
+    """Patches [B, N, D] and a policy [B, N] -> log-probabilities [B, N, 2] to keep (0) and to drop (1) each."""
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.in_norm = nn.LayerNorm(embed_dim, eps=1e-5)
+        self.in_linear = nn.Linear(embed_dim, embed_dim)
+        self.out_linear1 = nn.Linear(embed_dim, embed_dim // 2)
+        self.out_linear2 = nn.Linear(embed_dim // 2, embed_dim // 4)
+        self.out_linear3 = nn.Linear(embed_dim // 4, 2)
+
+    def forward(self, x: Tensor, policy: Tensor) -> Tensor:
+        local, shared = F.gelu(self.in_linear(self.in_norm(x))).chunk(2, dim=-1)
+        weight = policy.to(x.dtype).unsqueeze(-1)
+        mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        x = torch.cat([local, mean.expand_as(shared)], dim=-1)
+        x = F.gelu(self.out_linear2(F.gelu(self.out_linear1(x))))
+        return F.log_softmax(self.out_linear3(x), dim=-1)
+
+
+class DynamicViT(Dropper):
+    """A predictor in front of a block. With a policy in `tokens` (training) it marks the tokens to drop; without one
+    (inference) the `keep` most probable ones stay."""
+
+    def __init__(self, keep: int, embed_dim: int):
+        super().__init__(keep)
+        self.predictor = Predictor(embed_dim)
+
+    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        weights = sum(p.weight.numel() for p in self.predictor.children() if isinstance(p, nn.Linear))
+        return 0 if self.keep >= num_live else num_live * weights
+
+    def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
+        return self.predictor(tokens.patches, tokens.patches.new_ones(tokens.patches.shape[:2]))[..., 0]
+
+    def decide(self, log_prob: Tensor) -> Tensor:
+        """[B, N] 1 keep, 0 drop: drawn with a straight-through gradient while training, the likelier one otherwise."""
+        if self.training:
+            return F.gumbel_softmax(log_prob, tau=1.0, hard=True)[..., 0]
+        return (log_prob[..., 0] > log_prob[..., 1]).float()
+
+    def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
+        if tokens.policy is None:
+            return super().forward(tokens, attended)
+        keep = self.decide(self.predictor(tokens.patches, tokens.policy).float()) * tokens.policy
+        return replace(tokens, policy=keep, aux=(*tokens.aux, keep))
+
+
+def ratio_loss(decisions: list[Tensor], ratios: list[float], batch_mean: bool = False) -> Tensor:
+    """Squared distance of the share kept, of every image (or of the batch), from its target; a sum over the stages."""
+    shares = [keep.mean(dim=1) for keep in decisions]
+    shares = [share.mean() for share in shares] if batch_mean else shares
+    return sum(((share - ratio) ** 2).mean() for share, ratio in zip(shares, ratios, strict=True))
+
+
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the student's classes [B, C] from the teacher's, a mean over the batch."""
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def token_loss(student: Tensor, teacher: Tensor, keep: Tensor, kind: str = "mse") -> Tensor:
+    """Distance of normed patches [B, N, D] from the teacher's over the tokens with `keep` [B, N] of 1; 0 if there is
+    none. "mse", or "kl" between softmaxes over the width."""
+    weight = (keep.detach() > 0.5).to(student.dtype)
+    if kind == "mse":
+        distance = (student - teacher).square().mean(dim=-1)
+    else:
+        ours, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
+        distance = (theirs.exp() * (theirs - ours)).sum(dim=-1)
+    return (distance * weight).sum() / weight.sum().clamp(min=1)
+
+
+class DynamicViTObjective(Objective):
+    """CE + ratio_weight / 3 * ratio loss + distill_weight * (KL to the teacher + distance of kept tokens).
+
+    `teacher`: the same pretrained model, plain; it is frozen here.
+    """
+
+    name = "CE + ratio + KL and token distillation"
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        teacher: nn.Module,
+        ratios: list[float],
+        ratio_weight: float = 2.0,
+        distill_weight: float = 0.5,
+        ce_weight: float = 1.0,
+        token: str = "mse",
+        batch_mean: bool = False,
+    ):
+        super().__init__(criterion)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.ratios, self.token, self.batch_mean = ratios, token, batch_mean
+        self.ratio_weight, self.distill_weight, self.ce_weight = ratio_weight, distill_weight, ce_weight
+
+    def __call__(self, model: ReducedViT, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            features = self.teacher.forward_features(images)
+            teacher = self.teacher.forward_head(features), features[:, model.num_prefix_tokens :]
+        tokens = model.forward_features(images)
+        return self.combine(model.forward_head(tokens), tokens.patches, list(tokens.aux), target, *teacher)
+
+    def combine(
+        self,
+        logits: Tensor,
+        patches: Tensor,
+        decisions: list[Tensor],
+        target: Tensor,
+        teacher_logits: Tensor,
+        teacher_patches: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss out of what student and teacher returned."""
+        parts = {
+            "ce": self.criterion(logits, target),
+            "ratio": ratio_loss(decisions, self.ratios, self.batch_mean),
+            "kl": distillation_loss(logits, teacher_logits),
+            "token": token_loss(patches, teacher_patches, decisions[-1], self.token),
+        }
+        loss = self.ce_weight * parts["ce"] + self.ratio_weight * parts["ratio"] / len(self.ratios)
+        loss = loss + self.distill_weight * (parts["kl"] + parts["token"])
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def place(
+    vit: nn.Module, num_patches: int, *, ratio: float, blocks: tuple[int, ...] | None = None
+) -> dict[int, DynamicViT]:
+    """Predictors in front of blocks 3, 6, 9 of 12 (see `stages`), or of `blocks`; they keep `ratio`, its square, its
+    cube of the original patches."""
+    blocks = blocks or stages(len(vit.blocks))
+    keeps = staged(num_patches, ratio, len(blocks))
+    return {block - 1: DynamicViT(keep, vit.embed_dim) for block, keep in zip(blocks, keeps, strict=True)}
+
+
+def scales(vit: nn.Module, num_patches: int) -> list[Scale]:
+    """The ratio that every stage keeps of the one before."""
+    return [Scale("staged", "ratio", 1 / num_patches, 1.0)]

@@ -1,0 +1,145 @@
+"""ToMe: token merging by bipartite soft matching.
+
+Bolya et al., "Token Merging: Your ViT but Faster", arXiv 2210.09461. The release is CC BY-NC; this is written from the
+paper and a description in words. What differs: register tokens are protected like the class and distillation tokens,
+and under RoPE a merged token takes the position of the token it was merged into.
+
+Letters: B images (A and B: the tokens at even and at odd positions), P prefix tokens, N patches, T = P + N, r merges,
+D width, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cropr.reducer import Reducer
+from cropr.schedule import Scale, inflected, spread
+from cropr.tokens import Attended, Tokens, take
+
+__all__ = ["Matching", "ToMe", "bipartite_matching", "destinations", "merge", "merges_per_block", "place", "scales"]
+
+
+class Matching(NamedTuple):
+    """Which tokens become one. Rows count within A (even positions) and B (odd positions) of the sequence."""
+
+    stay: Tensor  # [B, |A| - r] rows of A that stay, in order of position where there are prefix tokens
+    leave: Tensor  # [B, r] rows of A that are merged
+    into: Tensor  # [B, r] rows of B that take them
+    num_prefix: int  # P: A has the first half of them (rounded up), B the other, and they merge with nothing
+
+
+@torch.no_grad()
+def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 0) -> Matching:
+    """Match every token of A with the most similar one of B and take the best `r` edges (clamped to half of what is not
+    protected). `metric` [B, T, E] is normalised here."""
+    metric = F.normalize(metric, dim=-1)
+    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    similarity[:, : (num_prefix + 1) // 2] = -torch.inf
+    similarity[:, :, : num_prefix // 2] = -torch.inf
+    best, partner = similarity.max(dim=2)
+    order = best.argsort(dim=1, descending=True, stable=True)
+    r = clamp(r, metric.shape[1], num_prefix)
+    stay = order[:, r:].sort(dim=1).values if num_prefix else order[:, r:]
+    return Matching(stay, order[:, :r], partner.gather(1, order[:, :r]), num_prefix)
+
+
+def clamp(r: int, num_tokens: int, num_prefix: int) -> int:
+    """At most half of the tokens that may merge."""
+    return min(r, (num_tokens - num_prefix) // 2)
+
+
+def merge(x: Tensor, match: Matching) -> Tensor:
+    """Sums over merged tokens: `x` [B, T, ...] -> [B, T - r, ...], prefix, A's remaining tokens, then all of B."""
+    a, b, prefix = x[:, ::2], x[:, 1::2], match.num_prefix
+    into = match.into.reshape(*match.into.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    b = b.scatter_add(1, into, take(a, match.leave))
+    return torch.cat([x[:, :prefix], take(a, match.stay)[:, (prefix + 1) // 2 :], b[:, prefix // 2 :]], dim=1)
+
+
+def destinations(match: Matching, num_patches: int) -> Tensor:
+    """[B, N] the live patch that each of `num_patches` patches is, or is part of, after the merge."""
+    batch, first_a, first_b = len(match.stay), (match.num_prefix + 1) // 2, match.num_prefix // 2
+    num_tokens = num_patches + match.num_prefix
+    stay_rank = torch.arange(match.stay.shape[1], device=match.stay.device).expand(batch, -1) - first_a
+    behind_a = match.stay.shape[1] - first_a - first_b
+    to = torch.empty(batch, num_tokens, dtype=torch.long, device=match.stay.device)
+    to[:, 1::2] = torch.arange(num_tokens // 2, device=to.device) + behind_a
+    of_a = to.new_empty(batch, (num_tokens + 1) // 2)
+    to[:, ::2] = of_a.scatter(1, match.stay, stay_rank).scatter(1, match.leave, match.into + behind_a)
+    return to[:, match.num_prefix :]
+
+
+def surviving_positions(position: Tensor, match: Matching) -> Tensor:
+    """[B, N - r] grid position of each live patch after a merge: a merged token keeps that of B."""
+    nowhere = position.new_full((position.shape[0], match.num_prefix), -1)
+    unmerged = match._replace(into=match.into[:, :0], leave=match.leave[:, :0])
+    return merge(torch.cat([nowhere, position], dim=1), unmerged)[:, match.num_prefix :]
+
+
+class ToMe(Reducer):
+    """Merges `r` pairs of tokens between attention and MLP, by the similarity of their keys.
+
+    Averages are weighted by size. `proportional`: every later attention adds log(size) to the logits of a key.
+    """
+
+    inside = True
+    taps = ("k",)
+    merges = True
+
+    def __init__(self, r: int, proportional: bool = True, head_dim: int = 64):
+        super().__init__()
+        if r < 0:
+            raise ValueError(f"cannot merge {r} pairs of tokens; r must be 0 or more")
+        self.r, self.proportional, self.head_dim = r, proportional, head_dim
+
+    def extra_repr(self) -> str:
+        return f"r={self.r}, proportional={self.proportional}"
+
+    def count_after(self, num_live: int, num_prefix: int) -> int:
+        return num_live - clamp(self.r, num_live + num_prefix, num_prefix)
+
+    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        tokens = num_live + num_prefix
+        return (tokens + 1) // 2 * (tokens // 2) * self.head_dim if clamp(self.r, tokens, num_prefix) else 0
+
+    def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
+        if clamp(self.r, tokens.x.shape[1], tokens.num_prefix) == 0:
+            return tokens
+        match = bipartite_matching(attended.k.mean(dim=1), self.r, tokens.num_prefix)
+        size = tokens.size if tokens.size is not None else torch.ones_like(tokens.x[..., 0], dtype=torch.float32)
+        merged = merge(size, match)  # float32: bfloat16 cannot count beyond 256
+        x = merge(tokens.x * size.to(tokens.x.dtype).unsqueeze(-1), match) / merged.to(tokens.x.dtype).unsqueeze(-1)
+        owner = None if tokens.owner is None else destinations(match, tokens.num_live).gather(1, tokens.owner)
+        index = surviving_positions(tokens.positions(), match)
+        return replace(tokens, x=x, size=merged, proportional=self.proportional, index=index, owner=owner)
+
+
+def merges_per_block(r: float | tuple[float, float] | list[int], depth: int) -> list[int]:
+    """r of every block out of a constant (fractions are spread), (r, inflection), or a list, padded with zeros."""
+    if isinstance(r, list):
+        if len(r) > depth:
+            raise ValueError(f"{len(r)} values of r for {depth} blocks")
+        return r + [0] * (depth - len(r))
+    return inflected(*r, depth) if isinstance(r, tuple) else spread(r, depth)
+
+
+def place(
+    vit: nn.Module,
+    num_patches: int,
+    *,
+    r: float | tuple[float, float] | list[int],
+    proportional: bool = True,
+) -> dict[int, ToMe]:
+    """A merge in every block that has one."""
+    rates = merges_per_block(r, len(vit.blocks))
+    return {i: ToMe(n, proportional, vit.blocks[i].attn.head_dim) for i, n in enumerate(rates) if n}
+
+
+def scales(vit: nn.Module, num_patches: int) -> list[Scale]:
+    """A constant r, up to one that merges all it can in the first block."""
+    return [Scale("constant", "r", num_patches / 2, 0.0)]

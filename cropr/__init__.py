@@ -1,0 +1,1 @@
+"""Token Cropr and the token-reducer interface: reduced Vision Transformers out of timm's."""

@@ -1,0 +1,76 @@
+"""Multiply-accumulates (MACs) of a reduced model in closed form, per image.
+
+A block costs 4 Ta D^2 + 2 Ta^2 D + 2 r Tm D^2 with Ta tokens in attention, Tm in the MLP and MLP ratio r; widths are
+read off the modules, so that gates, grouped keys and SwiGLU count as they are. Matrix products, convolutions and
+attention count; norms, softmax, activations and resampling do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from cropr.reducer import Reducer, token_counts
+from cropr.vit import ReducedViT
+
+__all__ = ["Macs", "count", "dense_macs", "planned_macs"]
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs per image: the blocks, embedding and head of the backbone, and scoring or matching apart."""
+
+    backbone: int
+    scoring: int
+
+    @property
+    def total(self) -> int:
+        return self.backbone + self.scoring
+
+
+def count(model: ReducedViT) -> Macs:
+    """MACs of one image through `model` as it is deployed."""
+    reducers = {int(i): reducer for i, reducer in model.reducers.items()}
+    return planned_macs(model.vit, reducers, model.num_patches, llf=model.llf)
+
+
+def dense_macs(vit: nn.Module, num_patches: int | None = None) -> int:
+    """MACs of one image through the plain model."""
+    return planned_macs(vit, {}, num_patches or vit.patch_embed.num_patches).total
+
+
+def planned_macs(vit: nn.Module, reducers: Mapping[int, Reducer], num_patches: int, *, llf: bool = False) -> Macs:
+    """MACs of one image if `vit` had these `reducers`, without making the model."""
+    prefix, scoring = vit.num_prefix_tokens, 0
+    counts = token_counts(reducers, len(vit.blocks), num_patches, prefix, llf=llf)
+    backbone = num_patches * vit.patch_embed.proj.weight.numel()
+    for i, (block, (attended, in_mlp, _)) in enumerate(zip(vit.blocks, counts, strict=True)):
+        backbone += attended * linear_weights(block.attn) + 2 * attended**2 * attention_width(block.attn)
+        backbone += in_mlp * linear_weights(block.mlp)
+        if i in reducers:
+            scoring += reducers[i].macs(attended - prefix, prefix, vit.embed_dim)
+    return Macs(backbone + head_macs(vit, counts[-1][2]), scoring)
+
+
+def head_macs(vit: nn.Module, num_tokens: int) -> int:
+    """Pooling and classifier; `num_tokens` reach it."""
+    macs = linear_weights(vit.head) + linear_weights(getattr(vit, "head_dist", None))
+    pool = vit.attn_pool
+    if pool is not None:
+        seen = num_tokens if getattr(vit, "pool_include_prefix", True) else num_tokens - vit.num_prefix_tokens
+        macs += seen * pool.kv.weight.numel() + 2 * seen * pool.latent_len * pool.kv.out_features // 2
+        macs += pool.latent_len * sum(linear_weights(part) for part in (pool.q, pool.proj, pool.mlp))
+    return macs
+
+
+def linear_weights(module: nn.Module | None) -> int:
+    """Weights of every linear layer below `module`: MACs per token."""
+    parts = module.modules() if module is not None else ()
+    return sum(part.weight.numel() for part in parts if isinstance(part, nn.Linear))
+
+
+def attention_width(attn: nn.Module) -> int:
+    """Width of q, all heads together."""
+    return attn.num_heads * attn.head_dim

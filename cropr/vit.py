@@ -1,0 +1,262 @@
+"""A timm Vision Transformer with token reducers between or inside its blocks.
+
+The loop over blocks is ours, everything in it is timm's: blocks are called untouched and split only where a reducer
+sits inside. State-dict keys are timm's behind the prefix `vit.`.
+
+Letters: B images, P prefix tokens, N live patches, T = P + N, L patches of the full grid, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+from timm.layers import AttentionRope
+from timm.models import checkpoint
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+
+from cropr.masking import POLICIES, policy_attention
+from cropr.pooling import pool_weight, weighted_pool
+from cropr.random_bits import image_seeds
+from cropr.reducer import Reducer, token_counts
+from cropr.tokens import Attended, Tokens
+
+__all__ = ["ReducedViT", "check_backbone"]
+
+# By exact class: look-alikes (post-norm, parallel and differential blocks) have the same attributes in another order.
+MODELS = (VisionTransformer, VisionTransformerDistilled, Eva)
+BLOCKS = (Block, EvaBlock)
+ATTENTIONS = (Attention, AttentionRope, EvaAttention)
+
+
+def check_backbone(vit: nn.Module) -> None:
+    """Raise ValueError naming the part of `vit` that a reduced model cannot be made of."""
+
+    def refuse(part: object, valid: tuple[type, ...]) -> None:
+        names = ", ".join(cls.__name__ for cls in valid)
+        raise ValueError(f"token reduction is not defined for {type(part).__name__}; valid: {names}")
+
+    if type(vit) not in MODELS:
+        refuse(vit, MODELS)
+    for block in vit.blocks:
+        if type(block) not in BLOCKS:
+            refuse(block, BLOCKS)
+        if type(block.attn) not in ATTENTIONS:
+            refuse(block.attn, ATTENTIONS)
+    if not isinstance(vit.patch_drop, nn.Identity | None):
+        raise ValueError("the model drops patches at random itself; make it with patch_drop_rate=0")
+    if vit.global_pool not in ("", "token", "avg", "avgmax", "max", "map"):
+        raise ValueError(f"unknown pooling {vit.global_pool!r}; valid: token, avg, avgmax, max, map")
+
+
+class Tap:
+    """Holds q and k of one attention module within `with tap:`: a plain use of the same timm model must not keep them
+    alive."""
+
+    def __init__(self, attn: nn.Module, names: tuple[str, ...]):
+        self.armed = False
+        self.held: dict[str, Tensor] = {}
+        # q_norm and k_norm are called by all three kinds of attention; attn.qkv is bypassed by EvaAttention.
+        for name in names:
+            getattr(attn, f"{name}_norm").register_forward_hook(partial(self.hold, name))
+
+    def __enter__(self) -> None:
+        self.armed = True
+
+    def __exit__(self, *exception: object) -> None:
+        self.armed = False
+        self.held = {}
+
+    def hold(self, name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
+        if self.armed:
+            self.held[name] = output
+
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        """q and k [B, H, T, E] before RoPE, None where nobody reads them."""
+        return self.held.get("q"), self.held.get("k")
+
+
+class ReducedViT(nn.Module):
+    """A timm model `vit` with `reducers` at blocks (0-based index -> reducer).
+
+    `llf`: last-layer fusion: before the last block every dropped token comes back, as it was when it was dropped.
+    `policy`: masked training ("exact" or "sdpa", see cropr/masking.py): tokens are marked, not removed, while training,
+    and in evaluation too when `masked_eval` is set.
+    `img_size`: of the input, where it is not the model's own (models with dynamic image size).
+
+    The timm model is used, not copied. Raises ValueError for a model, a reducer or a fusion that is not defined.
+    """
+
+    def __init__(
+        self,
+        vit: nn.Module,
+        reducers: Mapping[int, Reducer] | None = None,
+        *,
+        llf: bool = False,
+        policy: str | None = None,
+        img_size: int | tuple[int, int] | None = None,
+    ):
+        super().__init__()
+        check_backbone(vit)
+        self.vit = vit
+        self.reducers = nn.ModuleDict({str(i): reducer for i, reducer in sorted((reducers or {}).items())})
+        self.llf = llf
+        self.policy = policy
+        self.masked_eval = False
+        self.img_size = img_size
+        self.grid_size = grid_of(vit, img_size)
+        self._check()
+        self._taps = {
+            int(i): Tap(vit.blocks[int(i)].attn, reducer.taps) for i, reducer in self.reducers.items() if reducer.taps
+        }
+
+    def _check(self) -> None:
+        depth = len(self.vit.blocks)
+        for i, reducer in self.reducers.items():
+            name = type(reducer).__name__
+            if not 0 <= int(i) < depth:
+                raise ValueError(f"{name} at block {i}; the model has blocks 0 to {depth - 1}")
+            if reducer.class_token and self.vit.cls_token is None:
+                raise ValueError(f"{name} reads the class token, and this {type(self.vit).__name__} has none")
+            if self.llf and not reducer.reversible:
+                raise ValueError(f"last-layer fusion brings dropped tokens back, and {name} fuses them; use llf=false")
+        if self.policy is not None and self.policy not in POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}; valid: {', '.join(POLICIES)}")
+        if self.reducers and getattr(self.vit.attn_pool, "pos_embed", None) is not None:
+            raise ValueError("the attention pooling of this model has a position embedding and needs every patch")
+        if self.llf and str(depth - 1) in self.reducers:
+            raise ValueError(f"last-layer fusion needs the last block ({depth - 1}) free of reducers")
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """P."""
+        return self.vit.num_prefix_tokens
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    def token_counts(self) -> list[tuple[int, int, int]]:
+        """(tokens in attention, tokens in the MLP, tokens behind the block), prefix included, of every block."""
+        reducers = {int(i): reducer for i, reducer in self.reducers.items()}
+        return token_counts(reducers, len(self.vit.blocks), self.num_patches, self.num_prefix_tokens, llf=self.llf)
+
+    def _reducer(self, i: int) -> Reducer | None:
+        return self.reducers[str(i)] if str(i) in self.reducers else None  # noqa: SIM401 (a ModuleDict has no get)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, h, w] -> logits [B, C]."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor, track: bool = False) -> Tokens:
+        """Images [B, 3, h, w] -> the tokens behind the final norm. `track` remembers dropped and merged ones."""
+        vit = self.vit
+        embedded = vit._pos_embed(vit.patch_embed(images))  # once per forward: RoPE may be jittered in training
+        x, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
+        tokens = self._begin(vit.norm_pre(x), images, track or self.llf)
+        last = len(vit.blocks) - 1
+        for i, block in enumerate(vit.blocks):
+            if self.llf and i == last:
+                tokens = tokens.restore()
+            at_block = rope[i] if rope is not None and getattr(vit, "rope_mixed", False) else rope
+            tokens = self._run_block(i, block, tokens, at_block)
+        return replace(tokens, x=vit.norm(tokens.x))
+
+    def _begin(self, x: Tensor, images: Tensor, track: bool) -> Tokens:
+        grid = x.shape[1] - self.num_prefix_tokens
+        if grid != self.num_patches:
+            raise ValueError(f"the schedule is for {self.num_patches} patches, not {grid}; rebuild it with img_size=")
+        masked = self.policy is not None and (self.training or self.masked_eval)
+        return Tokens(
+            x,
+            self.num_prefix_tokens,
+            grid,
+            policy=x.new_ones(x.shape[0], grid, dtype=torch.float32) if masked else None,
+            owner=torch.arange(grid, device=x.device).expand(x.shape[0], -1) if track and self._merges() else None,
+            track=track,
+            seed=image_seeds(images) if any(r.seeded for r in self.reducers.values()) else None,
+        )
+
+    def _merges(self) -> bool:
+        return any(reducer.merges for reducer in self.reducers.values())
+
+    def _run_block(self, i: int, block: nn.Module, tokens: Tokens, grid_rope: Tensor | None) -> Tokens:
+        reducer, rope, bias = self._reducer(i), tokens.rope(grid_rope), tokens.attn_bias()
+        kwargs = {"attn_mask": bias} if grid_rope is None else {"rope": rope, "attn_mask": bias}
+        attention = nullcontext() if tokens.policy is None else self._policy_attention(tokens)
+        if reducer is None or not reducer.inside:
+
+            def whole(x: Tensor) -> Tensor:
+                with attention:
+                    return block(x, **kwargs)
+
+            tokens = replace(tokens, x=self._run(whole, tokens.x))
+            return tokens if reducer is None else reducer(tokens)
+
+        tap = self._taps.get(i)
+
+        def first_half(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+            with attention, tap or nullcontext():
+                return attention_half(block, x, kwargs), *(tap.take() if tap else (None, None))
+
+        x, q, k = self._run(first_half, tokens.x)
+        rotate_half = getattr(block.attn, "rotate_half", False)
+        attended = Attended(q, k, block.attn.scale, tokens.num_prefix, rope, rotate_half, bias)
+        tokens = reducer(replace(tokens, x=x), attended)
+        return replace(tokens, x=self._run(partial(mlp_half, block), tokens.x))
+
+    def _run(self, part: Callable, x: Tensor):
+        """`part(x)`; with gradient checkpointing its activations are computed again in the backward pass."""
+        save = self.vit.grad_checkpointing and torch.is_grad_enabled()
+        return checkpoint(part, x, use_reentrant=False) if save else part(x)
+
+    def _policy_attention(self, tokens: Tokens) -> policy_attention:
+        return policy_attention(tokens.policy, tokens.num_prefix, self.policy)
+
+    def forward_head(self, tokens: Tokens) -> Tensor:
+        """Tokens behind the final norm -> logits [B, C]. Average and attention pooling count a token by its size, and
+        by its policy."""
+        vit, weight = self.vit, pool_weight(tokens)
+        if weight is None or vit.global_pool in ("", "token"):
+            return vit.forward_head(tokens.x)
+        return vit.head(vit.head_drop(vit.fc_norm(weighted_pool(vit, tokens.x, weight))))
+
+    def fold(self) -> ReducedViT:
+        """The model as it is deployed, timed and counted: the same weights, without what only training needs."""
+        reducers = {int(i): reducer.fold() for i, reducer in self.reducers.items()}
+        return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size).train(self.training)
+
+
+def attention_half(block: nn.Module, x: Tensor, kwargs: dict) -> Tensor:
+    """The first residual of a timm block, in timm's own order of operations."""
+    branch = block.attn(block.norm1(x), **kwargs)
+    return x + block.drop_path1(_scaled(block, branch, "ls1", "gamma_1"))
+
+
+def mlp_half(block: nn.Module, x: Tensor) -> Tensor:
+    """The second residual of a timm block."""
+    branch = block.mlp(block.norm2(x))
+    return x + block.drop_path2(_scaled(block, branch, "ls2", "gamma_2"))
+
+
+def _scaled(block: nn.Module, branch: Tensor, layer_scale: str, gamma: str) -> Tensor:
+    if not isinstance(block, EvaBlock):
+        return getattr(block, layer_scale)(branch)
+    return branch if getattr(block, gamma) is None else getattr(block, gamma) * branch
+
+
+def grid_of(vit: nn.Module, img_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Rows and columns of the patch grid for images of `img_size` (None: the model's own)."""
+    if img_size is None:
+        return tuple(vit.patch_embed.grid_size)
+    height, width = img_size if isinstance(img_size, tuple) else (img_size, img_size)
+    if not vit.dynamic_img_size and (height, width) != tuple(vit.patch_embed.img_size):
+        raise ValueError(f"the model takes images of {vit.patch_embed.img_size}, not {(height, width)}")
+    return vit.patch_embed.dynamic_feat_size((height, width))

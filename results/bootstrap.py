@@ -1,0 +1,109 @@
+"""Intervals and paired differences by resampling seeds and clusters of test items.
+
+Letters: I items, C clusters (the source digit or image of an item), R runs, B resamples, S seeds of a variant.
+
+Every run of a study is tested on the same items, so one resample of the clusters serves all runs: accuracies of B
+resamples are one matrix product, and the difference of two columns is a paired difference. Seeds and clusters are
+crossed: a resample draws seeds, and clusters for all of them alike. With one seed only clusters are drawn.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = [
+    "CONFIDENCE", "RESAMPLES", "Population", "holm", "interval", "num_resamples", "p_value", "resample_accuracy",
+    "resample_seeds",
+]  # fmt: skip
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+_BLOCK = 4_000_000  # entries of a block of cluster weights: 16 MB
+
+
+@dataclass(frozen=True)
+class Population:
+    """The test items that some runs share, in the order of their numbers."""
+
+    cluster: np.ndarray  # [I] cluster of each item, 0..C-1
+    sizes: np.ndarray  # [C] items of each cluster
+
+    @classmethod
+    def of(cls, cluster: np.ndarray) -> "Population":
+        """From any integer labels of clusters, [I]."""
+        _, index, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+        return cls(index, sizes)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum of `values` [I] over each cluster, [C]."""
+        return np.bincount(self.cluster, weights=values, minlength=len(self.sizes))
+
+
+def resample_accuracy(hits: np.ndarray, sizes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Accuracy of every run in every resample of the clusters.
+
+    Args:
+        hits: [C, R] correct items of each cluster, for each run.
+        sizes: [C] items of each cluster.
+
+    Returns:
+        [R, B] shares in 0..1.
+    """
+    rng = np.random.default_rng(seed)
+    num_clusters, num_runs = hits.shape
+    columns = np.column_stack([hits, sizes]).astype(np.float32)  # counts: exact in float32 below 2**24
+    accuracy = np.empty((num_runs, resamples))
+    block = max(1, _BLOCK // num_clusters)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(num_clusters, size=(size, num_clusters)) + num_clusters * np.arange(size)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters)
+        sums = weights.astype(np.float32) @ columns  # [size, R + 1]
+        accuracy[:, start : start + size] = (sums[:, :-1] / sums[:, -1:].astype(np.float64)).T
+    return accuracy
+
+
+def resample_seeds(accuracy: np.ndarray) -> np.ndarray:
+    """Mean over S drawn seeds in every resample: [S, B] -> [B]. The draws depend on S and B alone, so that variants
+    with the same seeds stay paired."""
+    num_seeds, resamples = accuracy.shape
+    if num_seeds == 1:
+        return accuracy[0]
+    return np.take_along_axis(accuracy, _seed_draws(num_seeds, resamples), axis=0).mean(axis=0)
+
+
+@functools.cache
+def _seed_draws(num_seeds: int, resamples: int) -> np.ndarray:
+    return np.random.default_rng(num_seeds).integers(num_seeds, size=(num_seeds, resamples))
+
+
+def interval(replicates: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper percentile of replicates [..., B], each [...]."""
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
+    return low, high
+
+
+def p_value(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p of "no difference" from replicates of a difference, [..., B] -> [...]: twice the share on the rarer
+    side of zero, zeros counted on both. Never below 2 / (B + 1)."""
+    resamples = differences.shape[-1]
+    rarer = np.minimum((differences <= 0).sum(axis=-1), (differences >= 0).sum(axis=-1))
+    return np.minimum(1.0, 2 * (1 + rarer) / (resamples + 1))
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of one family of p values; NaN stays NaN and is not counted (Holm 1979)."""
+    p = np.asarray(p, dtype=float)
+    corrected = np.full_like(p, np.nan)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected
+
+
+def num_resamples(num_comparisons: int, num_runs: int) -> int:
+    """Resamples with which a corrected p can still fall to about 0.025 (its floor is comparisons × 2 / (B + 1)), as
+    long as the replicates of all runs stay below 160 MB."""
+    return max(RESAMPLES, min(80 * num_comparisons, 20_000_000 // max(1, num_runs)))

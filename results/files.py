@@ -1,0 +1,83 @@
+"""Files that are whole or absent: written to a temporary name, flushed, then renamed. Standard library only."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CorruptRecord", "append_line", "read_json", "read_lines", "write_bytes", "write_json", "write_text"]
+
+
+class CorruptRecord(ValueError):
+    """A record cannot be read: cut off in the middle, or not what its name says."""
+
+    def __init__(self, path: Path | str, reason: object):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = Path(path), str(reason)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`, or leaves it as it was and raises OSError (full disk, no permission)."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(aside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:  # Ctrl-C as well: nobody else will remove the temporary file
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Replaces `path` by `obj` as indented JSON. NaN is written as NaN, which Python reads back.
+
+    Raises:
+        OSError: the disk is full or not writable; the old file is as it was.
+        TypeError: `obj` is not made of plain values; nothing was written.
+    """
+    write_text(path, json.dumps(obj, indent=1) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The value in `path`. Raises CorruptRecord where it is no complete JSON, FileNotFoundError where it is absent."""
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return json.loads(data)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise CorruptRecord(path, f"not complete JSON ({error})") from error
+
+
+def append_line(path: Path, obj: Any) -> None:
+    """Adds `obj` as one line of JSON. A line that an earlier process left torn is cut off first, so only the last line
+    of a log can ever be torn. One writer at a time."""
+    line = json.dumps(obj).encode() + b"\n"
+    with open(path, "ab+") as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write(line)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a log written by `append_line`, without a torn last line; empty where the file is absent.
+
+    Raises:
+        CorruptRecord: a line before the last one is no JSON.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+    except FileNotFoundError:
+        return []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise CorruptRecord(path, f"a line is no JSON ({error})") from error

@@ -1,0 +1,299 @@
+"""`scenes`: real handwritten digits on crops of real photographs, embedded, so that a study needs no download.
+
+The 1,797 digits of scikit-learn (8x8; E. Alpaydin and C. Kaynak, UCI) are drawn 16x16 on 32x32 crops of the two
+photographs that it ships (danielbuechele, vultilion; CC BY 2.0): most patches are background, so a good pruner has
+something to find. Train and test share no digit and no pixel of a photograph. A scene is a pure function of
+(seed, split, index): its random numbers are a hash of these three, not the output of a generator with a state, so it is
+the same in any batch, order or process.
+
+A classification scene has one digit. With `num_digits=(1, 4)` scenes hold several that never overlap; class mask,
+instance mask and boxes serve the dense tasks.
+
+Letters: B scenes, K digits of a scene at most, L patches, S = 32 and D = 16 sides of a scene and a digit in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from studies.data import Batch
+
+Split = Literal["train", "test"]
+TASKS = ("classification", "segmentation")
+
+IMAGE_SIZE = 32
+DIGIT_SIZE = 16
+GRID = 4  # digits lie on multiples of this, so a patch of 1, 2 or 4 pixels never sees two digits
+MAX_DIGITS = (IMAGE_SIZE // DIGIT_SIZE) ** 2
+CONTRAST = 0.5  # of the photographs, about mid grey: leaves room for brighter ink
+PHOTO_SPLIT = 428  # columns left of this are for training (two thirds), the others for testing
+TEST_REPEATS = 5  # scenes of each test digit
+INK = 0.5  # opacity from which a pixel belongs to the digit
+PATCH_INK = 0.125  # share of a patch that belongs to the digit from which the patch takes its label
+WARP = 0.08  # largest entry of the random linear map, training only
+MEAN, STD = 0.5, 0.25
+
+
+class Sources(NamedTuple):
+    """The raw material, read-only."""
+
+    digits: np.ndarray  # [1797, 10, 10] float32 opacity in 0..1, with a ring of zeros
+    labels: np.ndarray  # [1797] int64
+    photos: np.ndarray  # [2, 3, 427, 640] float32 in 0..1, at reduced contrast
+
+
+class Rendered(NamedTuple):
+    """Scenes with all their labels. Slots that a scene leaves empty have class and source -1 and a box of zeros."""
+
+    image: np.ndarray  # [B, 3, S, S] float32 in 0..1
+    mask: np.ndarray  # [B, S, S] uint8, 0 background, d + 1 where digit d is drawn
+    instances: np.ndarray  # [B, S, S] uint8, 0 background, slot + 1
+    boxes: np.ndarray  # [B, K, 4] int64 x0 y0 x1 y1 around the drawn pixels, x1 and y1 exclusive
+    classes: np.ndarray  # [B, K] int64
+    sources: np.ndarray  # [B, K] int64 index into load_digits
+
+
+class Scenes:
+    """The data set.
+
+    `task` decides what `target` is: the class of the first digit, or the class mask. `seed` changes the training scenes
+    only; test scenes are fixed. `num_digits` is the range of digits in a scene, both ends included.
+    """
+
+    name = "scenes"
+    image_size = IMAGE_SIZE
+    mean, std = (MEAN,) * 3, (STD,) * 3
+
+    def __init__(
+        self, task: str = "classification", seed: int = 0, patch_size: int = 4, num_digits: tuple[int, int] = (1, 1)
+    ):
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r} for scenes; available: {', '.join(TASKS)}")
+        if patch_size not in (1, 2, GRID):
+            raise ValueError(f"patch_size {patch_size} for scenes does not divide their {GRID} px grid; use 1, 2 or 4")
+        if not 1 <= num_digits[0] <= num_digits[1] <= MAX_DIGITS:
+            raise ValueError(f"num_digits {num_digits} for scenes is not a range (low, high) within 1..{MAX_DIGITS}")
+        self.task, self.seed, self.patch_size, self.num_digits = task, seed, patch_size, num_digits
+        self.num_classes = 10 if task == "classification" else 11
+        self.num_train = len(split_digits()["train"])  # scenes of an epoch: each training digit once
+        self.num_test = len(split_digits()["test"]) * TEST_REPEATS
+
+    def train_batches(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """Full batches of an epoch from number `start` on. The index runs on across epochs: no scene comes twice."""
+        for number in range(start, self.num_train // batch_size):
+            first = epoch * self.num_train + number * batch_size
+            yield self.batch("train", np.arange(first, first + batch_size))
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All test scenes; the last batch may be smaller."""
+        for first in range(0, self.num_test, batch_size):
+            yield self.batch("test", np.arange(first, min(first + batch_size, self.num_test)))
+
+    def batch(self, split: Split, index: np.ndarray) -> Batch:
+        """The scenes of an index [B] as tensors."""
+        scenes = self.render(split, index)
+        images = (scenes.image - np.float32(MEAN)) / np.float32(STD)
+        target = scenes.classes[:, 0] if self.task == "classification" else scenes.mask.astype(np.int64)
+        arrays = (images, target, index, scenes.sources[:, 0], patch_labels(scenes.mask, self.patch_size))
+        return Batch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+
+    def render(self, split: Split, index: np.ndarray) -> Rendered:
+        """The scenes of an index [B] with all their labels; any order, repeats allowed."""
+        seed = self.seed if split == "train" else None
+        draws = uniform(_key("scene", split, seed), index, 8 + 10 * MAX_DIGITS)
+        scene_draws, digit_draws = draws[:8], draws[8:].reshape(MAX_DIGITS, 10, -1)
+        image = _crops(split, scene_draws[:5])
+        count, corners = _arrange(self.num_digits, scene_draws[5:7])
+        mask, instances = np.zeros((2, len(index), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        labels = load_sources().labels
+        sources = np.full(corners.shape[:2], -1)
+        boxes = np.zeros((*corners.shape[:2], 4), np.int64)
+        for slot in range(self.num_digits[1]):
+            b = np.flatnonzero(slot < count)
+            u = digit_draws[slot][:, b]
+            source = _any_digits(split, u[0]) if slot else _first_digits(split, self.seed, index[b])
+            rows, cols = corners[b, slot].T[:, :, None] + np.arange(DIGIT_SIZE)  # [b, D] each
+            alpha = np.zeros((len(b), IMAGE_SIZE, IMAGE_SIZE), np.float32)
+            digit = _draw(source, u[1:7], WARP if split == "train" else 0.0)
+            alpha[np.arange(len(b))[:, None, None], rows[:, :, None], cols[:, None, :]] = digit
+            drawn = alpha > INK
+            image[b] += alpha[:, None] * (_inks(u[7:10]) - image[b])
+            mask[b] += drawn * (labels[source] + 1)[:, None, None].astype(np.uint8)
+            instances[b] += drawn * np.uint8(slot + 1)
+            sources[b, slot], boxes[b, slot] = source, _boxes(drawn)
+        classes = np.where(sources < 0, -1, labels[sources])
+        return Rendered(image, mask, instances, boxes, classes, sources)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when other versions of packages give other scenes, or another split."""
+        digest = hashlib.sha256()
+        scenes = Scenes(num_digits=self.num_digits)  # of a fixed seed: the fingerprint is of the data, not of a run
+        for split, digits in split_digits().items():
+            digest.update(digits.tobytes())
+            for array in scenes.render(split, np.arange(0, scenes.num_test, 71)):
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+# ---- sources and split
+
+
+@lru_cache(maxsize=1)
+def load_sources() -> Sources:
+    from sklearn.datasets import load_digits, load_sample_images  # takes a second: only when scenes are used
+
+    bunch = load_digits()
+    digits = np.pad(bunch.images.astype(np.float32) / 16, ((0, 0), (1, 1), (1, 1)))
+    photos = np.stack(load_sample_images().images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    sources = Sources(digits, bunch.target.astype(np.int64), np.ascontiguousarray(0.5 + CONTRAST * (photos - 0.5)))
+    for array in sources:
+        array.setflags(write=False)
+    return sources
+
+
+@lru_cache(maxsize=1)
+def split_digits() -> dict[Split, np.ndarray]:
+    """Indices into load_digits, 1,347 and 450: every fourth of each class, in a hashed order, is for testing."""
+    labels = load_sources().labels
+    order = np.lexsort((random_bits(_key("split"), np.arange(len(labels))), labels))
+    is_test = np.arange(len(order)) % 4 == 0
+    return {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
+
+
+def patch_labels(mask: np.ndarray, patch_size: int) -> np.ndarray:
+    """Class mask [B, S, S] to labels in the patch grid [B, L]."""
+    side = IMAGE_SIZE // patch_size
+    pixels = mask.reshape(-1, side, patch_size, side, patch_size)
+    count = (pixels > 0).sum(4, dtype=np.uint8).sum(2)  # [B, side, side]
+    label = pixels.max(4).max(2)  # a patch sees one digit at most, see GRID
+    return (label * (count >= PATCH_INK * patch_size**2)).reshape(-1, side**2).astype(np.int64)
+
+
+# ---- randomness
+
+
+def random_bits(key: int, counter: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele et al., 2014) read at any place of its stream. -> uint64 of the same shape"""
+    z = np.uint64(key) + counter.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(key: int, index: np.ndarray, num: int) -> np.ndarray:
+    """`num` numbers in [0, 1) for each item of an index [B]. -> [num, B] float64"""
+    counter = np.asarray(index, np.int64) * num + np.arange(num)[:, None]
+    return (random_bits(key, counter) >> np.uint64(11)) * 2.0**-53
+
+
+def _key(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+
+
+def _integers(u: np.ndarray, num: int | np.ndarray) -> np.ndarray:
+    """From [0, 1) to the integers 0 .. num - 1."""
+    return (u * num).astype(np.int64)
+
+
+# ---- composition
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int) -> np.ndarray:
+    """Every training digit once. -> [1347]"""
+    digits = split_digits()["train"]
+    return digits[np.argsort(random_bits(_key("order", seed, epoch), np.arange(len(digits))), kind="stable")]
+
+
+def _first_digits(split: Split, seed: int, index: np.ndarray) -> np.ndarray:
+    """The digit a scene is about: each once per epoch in training, each in turn in testing. -> [B]"""
+    digits = split_digits()[split]
+    epoch, place = np.divmod(index, len(digits))
+    if split == "test":
+        return digits[place]
+    return np.array([_epoch_order(seed, e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)], np.int64)
+
+
+def _any_digits(split: Split, u: np.ndarray) -> np.ndarray:
+    digits = split_digits()[split]
+    return digits[_integers(u, len(digits))]
+
+
+@lru_cache(maxsize=MAX_DIGITS)
+def _arrangements(count: int) -> np.ndarray:
+    """All ways to put `count` digits on the grid without overlap, as top-left corners y x. -> [_, count, 2]"""
+    steps = range(0, IMAGE_SIZE - DIGIT_SIZE + 1, GRID)
+    places = [(y, x) for y in steps for x in steps]
+
+    def apart(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= DIGIT_SIZE
+
+    return np.array([c for c in combinations(places, count) if all(apart(a, b) for a, b in combinations(c, 2))])
+
+
+def _arrange(num_digits: tuple[int, int], u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many digits and where. u [2, B] -> count [B], top-left corners y x [B, K, 2]"""
+    low, high = num_digits
+    count = low + _integers(u[0], high - low + 1)
+    corners = np.zeros((len(count), high, 2), np.int64)
+    for num in range(low, high + 1):
+        ways, rows = _arrangements(num), count == num
+        corners[rows, :num] = ways[_integers(u[1, rows], len(ways))]
+    return count, corners
+
+
+# ---- drawing
+
+
+def _crops(split: Split, u: np.ndarray) -> np.ndarray:
+    """Crops of the photographs, half of them flipped along each axis. u [5, B] -> [B, 3, S, S]"""
+    photos = load_sources().photos
+    height, width = photos.shape[2:]
+    left, right = (0, PHOTO_SPLIT) if split == "train" else (PHOTO_SPLIT, width)
+    photo = _integers(u[0], len(photos))
+    top, side = _integers(u[1], height - IMAGE_SIZE + 1), left + _integers(u[2], right - left - IMAGE_SIZE + 1)
+    pixels = np.arange(IMAGE_SIZE)
+    rows = top[:, None] + np.where(u[3, :, None] < 0.5, pixels, pixels[::-1])  # [B, S]
+    cols = side[:, None] + np.where(u[4, :, None] < 0.5, pixels, pixels[::-1])
+    # Into the flat array: much faster than an index of four arrays.
+    plane = photo[:, None] * 3 + np.arange(3)  # [B, 3]
+    return photos.take((plane[:, :, None] * height + rows[:, None])[..., None] * width + cols[:, None, None])
+
+
+def _draw(source: np.ndarray, u: np.ndarray, warp: float) -> np.ndarray:
+    """Digits enlarged bilinearly, through a random affine map near the identity. u [6, B] -> opacity [B, D, D]"""
+    digits = load_sources().digits
+    inner = digits.shape[1] - 2
+    step = (np.arange(DIGIT_SIZE, dtype=np.float32) + 0.5) * inner / DIGIT_SIZE - inner / 2  # [D], from the centre
+    dy, dx = step[:, None], step[None, :]
+    # The map's entries are drawn directly: an angle would need a sine, whose last bit differs among CPUs.
+    a, b, c, d, shift_y, shift_x = (warp * (2 * u - 1)).astype(np.float32)[:, :, None, None]
+    last = inner + 1  # clipping ends in the ring of zeros
+    y = np.clip(dy + a * dy + b * dx + 4 * shift_y + last / 2, 0, last)
+    x = np.clip(dx + c * dx + d * dy + 4 * shift_x + last / 2, 0, last)
+    y0, x0 = np.minimum(y.astype(np.int64), last - 1), np.minimum(x.astype(np.int64), last - 1)
+    y, x, source = y - y0.astype(np.float32), x - x0.astype(np.float32), source[:, None, None]
+    upper = digits[source, y0, x0] * (1 - x) + digits[source, y0, x0 + 1] * x
+    lower = digits[source, y0 + 1, x0] * (1 - x) + digits[source, y0 + 1, x0 + 1] * x
+    return upper * (1 - y) + lower * y
+
+
+def _inks(u: np.ndarray) -> np.ndarray:
+    """Colours brighter than any background. u [3, B] -> [B, 3, 1, 1]"""
+    return (0.8 + 0.2 * u).T.astype(np.float32)[:, :, None, None]
+
+
+def _boxes(drawn: np.ndarray) -> np.ndarray:
+    """Boxes around the drawn pixels [B, S, S]. -> [B, 4] x0 y0 x1 y1"""
+    cols, rows = drawn.any(1), drawn.any(2)  # [B, S]
+    first = np.stack([cols.argmax(1), rows.argmax(1)], 1)
+    after = IMAGE_SIZE - np.stack([cols[:, ::-1].argmax(1), rows[:, ::-1].argmax(1)], 1)
+    return np.concatenate([first, after], 1)

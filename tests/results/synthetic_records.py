@@ -1,0 +1,122 @@
+"""Record directories as the studies write them, with made-up but plausible figures. Needs numpy only."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+DENSE_MACS_G = 0.0503
+SKILL = {"none": 0.0, "random": 6.0, "cropr": 0.6, "tome": 1.2, "evit": 0.9, "dynamicvit": 1.6}  # points lost at 0.5
+LABEL = {
+    "none": "Dense",
+    "random": "Random",
+    "cropr": "Cropr",
+    "tome": "ToMe",
+    "evit": "EViT",
+    "dynamicvit": "DynamicViT",
+}
+
+
+def write_study(
+    directory: Path,
+    methods: tuple[str, ...] = tuple(SKILL),
+    budgets: tuple[float, ...] = (0.8, 0.65, 0.5),
+    seeds: int = 1,
+    num_items: int = 2250,
+    quick: bool = False,
+    speed: bool = True,
+    dataset: str = "scenes",
+    backbone: str = "scenes_vit",
+    dense_macs_g: float = DENSE_MACS_G,
+) -> None:
+    """A whole study: runs, predictions and one timing. The same arguments give the same bytes."""
+    rng = np.random.default_rng(0)
+    (directory / "runs").mkdir(parents=True)
+    study = {"schema": 1, "study": "pareto", "task": "classification", "dataset": dataset, "backbone": backbone}
+    (directory / "study.json").write_text(json.dumps(study))
+    hard = rng.normal(size=num_items // 5)[np.arange(num_items) // 5] + rng.normal(
+        size=num_items
+    )  # items of a cluster alike
+    points = [("none", None)] + [(m, b) for m in methods if m != "none" for b in budgets]
+    for reducer, budget in points:
+        for seed in range(seeds):
+            share = 0.92 - (0.0 if budget is None else SKILL.get(reducer, 1.0) * (1 - budget) / 50)
+            noisy = hard + 0.35 * rng.normal(size=num_items)
+            hit = noisy < np.quantile(noisy, share + 0.002 * rng.normal())
+            macs = _macs(budget, dense_macs_g)
+            write_run(
+                directory, reducer, budget, seed, hit, quick=quick, dataset=dataset, backbone=backbone, macs_g=macs
+            )
+    if speed:
+        write_speed(directory, points, quick)
+
+
+def write_run(directory: Path, reducer: str, budget: float | None, seed: int, hit: np.ndarray, **changes) -> Path:
+    """One finished run whose test items were hit or missed as `hit` [n] says; five items make a cluster."""
+    run_id = f"{reducer}-{budget}-s{seed}"
+    record = run_record(run_id, reducer, budget, seed, float(hit.mean()), len(hit)) | changes
+    run_dir = directory / "runs" / run_id
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").write_text(json.dumps(record))
+    target = np.arange(len(hit)) % 10
+    np.savez(
+        run_dir / "predictions.npz",
+        item=np.arange(len(hit)), cluster=np.arange(len(hit)) // 5, prediction=np.where(hit, target, -1), target=target,
+    )  # fmt: skip
+    return run_dir
+
+
+def run_record(run_id: str, reducer: str, budget: float | None, seed: int, top1: float, num_items: int) -> dict:
+    """The result.json of a finished run."""
+    reached = 1.0 if budget is None else budget - 0.003
+    return {
+        "schema": 1, "id": run_id, "status": "done", "task": "classification", "dataset": "scenes",
+        "backbone": "scenes_vit", "seed": seed, "quick": False, "reducer": reducer, "options": {},
+        "variant": reducer if budget is None else f"{reducer}@{budget}", "label": LABEL.get(reducer, reducer),
+        "method_version": 1, "objective": "CE", "lr": 0.0003, "epochs": 6, "budget_asked": budget,
+        "budget_reached": reached, "schedule": [52, 40, 28, 16, 4, 4], "schedule_kind": "constant",
+        "native": {"rate": 12.0},
+        "metrics": {"final": {"top1": top1, "loss": 0.45, "epoch": 6}, "best": {"top1": top1 + 0.003, "epoch": 5}},
+        "num_items": num_items,
+        "macs_g": _macs(budget),
+        "params_m": 0.68, "tokens_per_block": [65, 53, 41, 29, 17, 5], "peak_memory_mib": 512.0, "train_seconds": 48.1,
+        "provenance": {
+            "commit": "0a1b2c3", "dirty": False, "packages": {"torch": "2.14.1", "timm": "1.0.31"}, "python": "3.11.7",
+            "device": "cpu", "device_name": "AMD EPYC", "dtype": "float32", "num_threads": 1, "sdpa_backend": "math",
+            "data_fingerprint": "f00dcafe0123", "seeds": {"seed": seed}, "started": "2026-11-23T03:00:00Z",
+            "finished": "2026-11-23T03:01:00Z", "host": "node1",
+        },
+    }  # fmt: skip
+
+
+def _macs(budget: float | None, dense: float = DENSE_MACS_G) -> dict[str, float]:
+    total = dense if budget is None else dense * (budget - 0.003)
+    scoring = 0.0 if budget is None else 0.01 * total
+    return {"total": total, "backbone": total - scoring, "scoring": scoring, "dense": dense}
+
+
+def write_speed(directory: Path, points: list[tuple[str, float | None]], quick: bool = False) -> None:
+    """One timing of all variants: throughput somewhat below the MAC ratio, as overheads have it."""
+    (directory / "speed" / "cpu-b64").mkdir(parents=True)
+    overhead = {"random": 0.97, "cropr": 0.955, "tome": 0.84, "evit": 0.945, "dynamicvit": 0.9}
+    variants = []
+    for reducer, budget in points:
+        ratio = 1.0 if budget is None else overhead.get(reducer, 0.9) / budget
+        record = run_record("", reducer, budget, 0, 0.9, 1)
+        variants.append(
+            {key: record[key] for key in ("variant", "reducer", "label", "budget_asked", "macs_g")}
+            | {
+                "samples_s": [64 / (2500 * ratio)] * 20,
+                "images_per_s": {"median": 2500 * ratio, "p5": 2450 * ratio, "p95": 2540 * ratio},
+                "ratio": {"median": ratio, "p5": 0.985 * ratio, "p95": 1.012 * ratio},
+                "latency_ms": {"median": 2.1 / ratio**0.6, "p5": 2.0 / ratio**0.6, "p95": 2.4 / ratio**0.6},
+                "peak_memory_mib": 88.0 / ratio**0.5,
+                "flags": [],
+            }
+        )
+    record = {
+        "schema": 1, "id": "cpu-b64", "status": "done", "quick": quick, "device": "cpu", "device_name": "AMD EPYC",
+        "dtype": "float32", "batch_size": 64, "img_size": 32, "num_threads": 2, "sdpa_backend": "math", "rounds": 20,
+        "provenance": {"finished": "2026-11-23T04:00:00Z", "commit": "0a1b2c3"}, "variants": variants,
+    }  # fmt: skip
+    (directory / "speed" / "cpu-b64" / "result.json").write_text(json.dumps(record))

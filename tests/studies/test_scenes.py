@@ -1,0 +1,198 @@
+"""The embedded data set: what is disjoint, what is pure, and that labels are where the ink is."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from studies.data import Batch, scenes
+from studies.data.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels, split_digits
+
+
+def without_digits(sources):
+    return sources._replace(digits=np.zeros_like(sources.digits))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_digits_are_split_disjointly_and_by_class():
+    split, labels = split_digits(), load_sources().labels
+    assert (len(split["train"]), len(split["test"])) == (1347, 450)
+    assert sorted(np.concatenate(list(split.values()))) == list(range(1797))
+    shares = np.bincount(labels[split["test"]]) / np.bincount(labels)
+    assert np.abs(shares - 0.25).max() < 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_scenes_show_only_digits_of_their_split(seed):
+    data = Scenes(seed=seed, num_digits=(1, 4))
+    for split in ("train", "test"):
+        sources = data.render(split, np.arange(2000)).sources
+        assert set(sources[sources >= 0]) <= set(split_digits()[split])
+    assert set(sources[sources >= 0]) == set(split_digits()["test"])
+
+
+def test_photographs_share_no_pixel_between_splits(monkeypatch):
+    sources = load_sources()
+    place = np.indices(sources.photos[:, 0].shape).astype(np.float32)  # photo, row and column of each pixel, as colours
+    marked = without_digits(sources)._replace(photos=place.swapaxes(0, 1))
+    monkeypatch.setattr(scenes, "load_sources", lambda: marked)
+    seen = {split: Scenes().render(split, np.arange(4000)).image for split in ("train", "test")}
+    columns = {split: image[:, 2] for split, image in seen.items()}
+    assert columns["train"].min() == 0 and columns["train"].max() == PHOTO_SPLIT - 1
+    assert columns["test"].min() == PHOTO_SPLIT and columns["test"].max() == sources.photos.shape[3] - 1
+    assert all(set(np.unique(image[:, 0])) == {0, 1} for image in seen.values())
+
+
+@pytest.mark.parametrize("num_digits", [(1, 1), (1, 4)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_scene_does_not_depend_on_its_batch(split, num_digits):
+    data = Scenes(num_digits=num_digits)
+    index = np.random.default_rng(0).permutation(2000)[:50]  # training: across two epochs
+    together = data.render(split, index)
+    for row, i in enumerate(index):
+        for whole, alone in zip(together, Scenes(num_digits=num_digits).render(split, np.array([i])), strict=True):
+            np.testing.assert_array_equal(whole[row], alone[0])
+
+
+def test_seed_changes_training_and_not_test():
+    one, other, again = Scenes(seed=1), Scenes(seed=2), Scenes(seed=1)
+    train = [next(s.train_batches(0, 16)) for s in (one, other, again)]
+    assert same(train[0], train[2]) and not torch.equal(train[0].images, train[1].images)
+    assert not torch.equal(train[0].cluster, train[1].cluster)
+    assert all(same(a, b) for a, b in zip(one.test_batches(1000), other.test_batches(1000), strict=True))
+
+
+def test_index_runs_on_and_each_epoch_shows_each_digit_once():
+    data = Scenes()
+    epochs = [list(data.train_batches(e, 1347)) for e in (0, 1)]
+    assert [len(e) for e in epochs] == [1, 1]
+    for number, (batch,) in enumerate(epochs):
+        assert batch.item.tolist() == list(range(number * 1347, (number + 1) * 1347))
+        assert sorted(batch.cluster.tolist()) == sorted(split_digits()["train"])
+    (first,), (second,) = epochs
+    assert not torch.equal(first.cluster, second.cluster)
+    a, b = first.cluster.argsort(), second.cluster.argsort()  # the same digits, in new scenes
+    assert (first.images[a] - second.images[b]).abs().mean(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_start_resumes_in_the_middle_of_an_epoch():
+    data = Scenes()
+    whole = list(data.train_batches(2, 64))
+    assert len(whole) == data.num_train // 64 and all(len(b.item) == 64 for b in whole)
+    rest = list(data.train_batches(2, 64, start=17))
+    assert len(rest) == len(whole) - 17 and all(same(a, b) for a, b in zip(rest, whole[17:], strict=True))
+    assert list(data.train_batches(2, 64, start=len(whole))) == []
+
+
+def test_test_split_is_every_digit_five_times():
+    data = Scenes()
+    batches = list(data.test_batches(400))
+    assert data.num_test == 2250 and len(batches[-1].item) == 250
+    assert torch.cat([b.item for b in batches]).tolist() == list(range(2250))
+    cluster = torch.cat([b.cluster for b in batches])
+    assert (cluster.bincount()[split_digits()["test"]] == 5).all()
+    assert torch.equal(torch.cat([b.target for b in batches]), torch.tensor(load_sources().labels)[cluster])
+    images = torch.cat([b.images for b in batches]).flatten(1)
+    assert len(images.unique(dim=0)) == 2250
+
+
+def test_batches_have_the_shapes_and_types_of_the_contract():
+    for task, shape in (("classification", (8,)), ("segmentation", (8, 32, 32))):
+        data = Scenes(task)
+        batch = next(data.train_batches(0, 8))
+        assert batch.images.shape == (8, 3, 32, 32) and batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous() and batch.target.shape == shape and batch.patch_target.shape == (8, 64)
+        assert {t.dtype for t in batch[1:]} == {torch.int64}
+        assert batch.target.max() < data.num_classes
+        assert batch.images.mean().abs() < 0.5 and 0.5 < batch.images.std() < 1.5
+
+
+@pytest.mark.parametrize("num_digits", [(1, 1), (1, 4), (3, 3)])
+def test_labels_are_where_the_ink_is(num_digits, monkeypatch):
+    black = load_sources()._replace(photos=np.zeros_like(load_sources().photos))
+    monkeypatch.setattr(scenes, "load_sources", lambda: black)
+    monkeypatch.setattr(scenes, "_inks", lambda u: np.ones((u.shape[1], 3, 1, 1), np.float32))
+    data = Scenes(num_digits=num_digits)
+    for split in ("train", "test"):
+        drawn = data.render(split, np.arange(200))
+        ink = drawn.image.max(1) > scenes.INK  # white on black, a pixel is its opacity
+        assert 0.04 < ink.mean() / (drawn.classes >= 0).sum(1).mean() < 0.15
+        np.testing.assert_array_equal(drawn.mask > 0, ink)
+        assert ((drawn.classes >= 0).sum(1) >= num_digits[0]).all()
+        for b, slot in zip(*np.nonzero(drawn.classes >= 0), strict=True):
+            own = drawn.instances[b] == slot + 1
+            rows, cols = np.nonzero(own)
+            assert (drawn.mask[b][own] == drawn.classes[b, slot] + 1).all()
+            assert drawn.boxes[b, slot].tolist() == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
+            assert np.ptp(rows) < 16 and np.ptp(cols) < 16
+        assert drawn.instances.max() <= num_digits[1] and (drawn.boxes[drawn.classes < 0] == 0).all()
+        np.testing.assert_array_equal(drawn.instances > 0, ink)
+        labels = np.where(drawn.sources < 0, -1, load_sources().labels[drawn.sources])
+        np.testing.assert_array_equal(drawn.classes, labels)
+
+
+def test_ink_shows_on_the_photographs(monkeypatch):
+    data, index = Scenes(), np.arange(1000)
+    drawn = data.render("test", index)
+    bare = without_digits(load_sources())
+    monkeypatch.setattr(scenes, "load_sources", lambda: bare)
+    change = np.abs(drawn.image - data.render("test", index).image).max(1)  # what the ink alone did
+    ink = drawn.mask > 0
+    assert change[ink].mean() > 0.2 > 10 * change[~ink].mean()
+    assert (change > 0).mean() < 0.25  # nothing outside the digit's square is touched
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+def test_patch_labels_are_those_of_their_pixels(patch_size):
+    mask = Scenes(num_digits=(1, 4)).render("test", np.arange(20)).mask
+    labels = patch_labels(mask, patch_size).reshape(20, IMAGE_SIZE // patch_size, -1)
+    for y in range(labels.shape[1]):
+        for x in range(labels.shape[2]):
+            pixels = mask[:, y * patch_size :, x * patch_size :][:, :patch_size, :patch_size].reshape(20, -1)
+            expected = [p.max() if (p > 0).mean() >= scenes.PATCH_INK else 0 for p in pixels]
+            assert all(len(set(p[p > 0])) <= 1 for p in pixels)
+            assert labels[:, y, x].tolist() == expected
+
+
+def test_every_place_of_the_grid_is_used():
+    boxes = Scenes().render("test", np.arange(2250)).boxes[:, 0]
+    assert boxes.min() == 0 and boxes.max() == IMAGE_SIZE
+    for low, high in ((0, 2), (1, 3)):
+        assert len(np.unique(boxes[:, low] // GRID)) >= 5 and (boxes[:, low] < boxes[:, high]).all()
+
+
+def test_fingerprint_is_the_data_and_not_the_run(monkeypatch):
+    value = Scenes().fingerprint
+    assert value == Scenes("segmentation", seed=5, patch_size=2).fingerprint and len(value) == 64
+    assert value != Scenes(num_digits=(1, 2)).fingerprint
+    start = time.perf_counter()
+    Scenes().fingerprint  # noqa: B018
+    assert time.perf_counter() - start < 0.5  # about 5 ms; the bound is for a busy machine
+    sources = load_sources()
+    for name in ("digits", "photos"):
+        changed = getattr(sources, name) * np.float32(1 + 1e-5)
+        monkeypatch.setattr(scenes, "load_sources", lambda n=name, c=changed: sources._replace(**{n: c}))
+        assert Scenes().fingerprint != value
+    monkeypatch.setattr(scenes, "load_sources", lambda: sources)
+    assert Scenes().fingerprint == value
+    backwards = {split: digits[::-1] for split, digits in split_digits().items()}
+    monkeypatch.setattr(scenes, "split_digits", lambda: backwards)
+    assert Scenes().fingerprint != value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "clasification"}, "clasification.*available: classification, segmentation"),
+        ({"patch_size": 8}, "patch_size 8.*1, 2 or 4"),
+        ({"num_digits": (0, 2)}, "num_digits"),
+        ({"num_digits": (2, 5)}, r"1\.\.4"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Scenes(**options)
