@@ -38,7 +38,8 @@ class Predictor(nn.Module):
     def forward(self, x: Tensor, policy: Tensor) -> Tensor:
         local, shared = F.gelu(self.in_linear(self.in_norm(x))).chunk(2, dim=-1)
         weight = policy.to(x.dtype).unsqueeze(-1)
-        mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        # An image may have lost all its patches in training: its mean is 0 then, not 0 / 0.
+        mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         x = torch.cat([local, mean.expand_as(shared)], dim=-1)
         x = F.gelu(self.out_linear2(F.gelu(self.out_linear1(x))))
         return F.log_softmax(self.out_linear3(x), dim=-1)
@@ -76,7 +77,8 @@ def ratio_loss(decisions: list[Tensor], ratios: list[float], batch_mean: bool = 
     """Squared distance of the share kept, of every image (or of the batch), from its target; a sum over the stages."""
     shares = [keep.mean(dim=1) for keep in decisions]
     shares = [share.mean() for share in shares] if batch_mean else shares
-    return sum(((share - ratio) ** 2).mean() for share, ratio in zip(shares, ratios, strict=True))
+    terms = [((share - ratio) ** 2).mean() for share, ratio in zip(shares, ratios, strict=True)]
+    return sum(terms[1:], start=terms[0])
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:

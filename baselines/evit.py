@@ -60,6 +60,7 @@ class EViT(Dropper):
     attn_dim = 0  # width of the class query, set by `place`
 
     def score(self, tokens: Tokens, attended: Attended | None) -> Tensor:
+        assert attended is not None
         return attended.prefix_attention(1).mean(dim=1)[:, 0, tokens.num_prefix :]
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:

@@ -26,6 +26,7 @@ class RandomPruning(Dropper):
         self.salt = salt
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
+        assert tokens.seed is not None
         return uniform(tokens.seed, tokens.positions(), self.salt)
 
 

@@ -110,6 +110,7 @@ class ToMe(Reducer):
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
         if clamp(self.r, tokens.x.shape[1], tokens.num_prefix) == 0:
             return tokens
+        assert attended is not None
         match = bipartite_matching(attended.k.mean(dim=1), self.r, tokens.num_prefix)
         size = tokens.size if tokens.size is not None else torch.ones_like(tokens.x[..., 0], dtype=torch.float32)
         merged = merge(size, match)  # float32: bfloat16 cannot count beyond 256

@@ -50,8 +50,10 @@ def module_keeps(
     if rate == 0 or modules < 1:
         return {}
     extra = int(vit.num_prefix_tokens == 1) if first_extra is None else first_extra
-    keeps = geometric(num_patches, ratio, modules) if rate is None else constant(num_patches, rate, modules, extra)
-    return dict(enumerate(keeps))
+    if rate is not None:
+        return dict(enumerate(constant(num_patches, rate, modules, extra)))
+    assert ratio is not None
+    return dict(enumerate(geometric(num_patches, ratio, modules)))
 
 
 class LinearScore(Dropper):
@@ -82,6 +84,7 @@ def select(scores: Tensor, how: str, tokens: Tokens, width: int) -> Tensor:
     """Raw `scores` [B, N] turned so that the highest are to stay. "sample" draws without replacement, in proportion to
     the softmax of the scaled scores (Gumbel noise, a function of the image and the grid position)."""
     if how == "sample":
+        assert tokens.seed is not None
         noise = -(-uniform(tokens.seed, tokens.positions(), tokens.num_live).log()).log()
         return scores * width**-0.5 + noise
     return -scores if how == "lowest" else scores

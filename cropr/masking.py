@@ -12,6 +12,10 @@ Letters: B images, P prefix tokens, N patches, T = P + N, H heads, E head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,13 +53,21 @@ class policy_attention(TorchFunctionMode):
         self.kind = kind
         self.used = False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.scaled_dot_product_attention:
             self.used = True
             return self.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask=None, dropout_p=0.0, is_causal=False) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+    ) -> Tensor:
         if self.kind == "sdpa":
             bias = (_visible(self.policy) + EPS).log().to(q.dtype)
             bias = bias if attn_mask is None else bias + attn_mask
@@ -64,7 +76,12 @@ class policy_attention(TorchFunctionMode):
         logits = logits if attn_mask is None else logits + attn_mask
         return F.dropout(policy_softmax(logits, self.policy), dropout_p).to(v.dtype) @ v
 
-    def __exit__(self, exc_type, exc_value, traceback):
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         if exc_type is None and not self.used:
             raise RuntimeError("masked training needs timm's fused attention; unset TIMM_FUSED_ATTN")

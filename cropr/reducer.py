@@ -25,7 +25,11 @@ class Reducer(nn.Module):
     taps: ClassVar[tuple[str, ...]] = ()  # which of "q" and "k" of its block it reads; empty: `attended` is None
     class_token: ClassVar[bool] = False  # refuses models without one
     merges: ClassVar[bool] = False  # tokens become one instead of leaving; their owners are followed where needed
-    seeded: ClassVar[bool] = False  # draws at random, from `tokens.seed`
+
+    @property
+    def seeded(self) -> bool:
+        """Draws at random, from `tokens.seed`."""
+        return False
 
     @property
     def reversible(self) -> bool:

@@ -39,7 +39,7 @@ def constant(num_patches: int, rate: float, modules: int, first_extra: int = 0) 
 
     Raises ValueError if less than one patch would be left.
     """
-    keeps = []
+    keeps: list[int] = []
     for removed in spread(rate, modules):
         keeps.append((keeps[-1] if keeps else num_patches - first_extra) - removed)
     if rate < 0 or (keeps and keeps[-1] < 1):
@@ -81,7 +81,7 @@ def curriculum(rate: int, epochs: int) -> list[int]:
     """Cropr's pruning rate in each epoch: whole parts of a straight line from 0 to `rate` over the first half, then
     `rate`. In exact integers: a float32 line is off by one for some rates."""
     ramp = epochs // 2
-    return [rate * i // (ramp - 1) if i < ramp and ramp > 1 else rate for i in range(epochs)]
+    return [rate * i // max(1, ramp - 1) if i < ramp else rate for i in range(epochs)]
 
 
 def solve(cost: Callable[[float], float], low: float, high: float, target: float) -> tuple[float, float]:

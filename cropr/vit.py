@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import AttentionRope
@@ -212,12 +213,13 @@ class ReducedViT(nn.Module):
         tokens = reducer(replace(tokens, x=x), attended)
         return replace(tokens, x=self._run(partial(mlp_half, block), tokens.x))
 
-    def _run(self, part: Callable, x: Tensor):
+    def _run(self, part: Callable, x: Tensor) -> Any:
         """`part(x)`; with gradient checkpointing its activations are computed again in the backward pass."""
         save = self.vit.grad_checkpointing and torch.is_grad_enabled()
         return checkpoint(part, x, use_reentrant=False) if save else part(x)
 
     def _policy_attention(self, tokens: Tokens) -> policy_attention:
+        assert tokens.policy is not None and self.policy is not None
         return policy_attention(tokens.policy, tokens.num_prefix, self.policy)
 
     def forward_head(self, tokens: Tokens) -> Tensor:

@@ -111,7 +111,7 @@ def _flags(runs: pd.DataFrame) -> list[list[str]]:
             values = rows[column].fillna("none")
             usual = Counter(values).most_common(1)[0][0]
             for row, value in values[values != usual].items():
-                flags[int(row)].append(_say(column, value))  # type: ignore[arg-type]
+                flags[int(row)].append(_say(column, value))
     return flags
 
 

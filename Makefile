@@ -1,0 +1,39 @@
+# Each target makes what it needs: .venv with the project (editable) and the versions of constraints.txt.
+# make study ARGS="--quick"    make test ARGS="tests/results -x"    make study PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+
+.PHONY: study test lint format clean
+
+study: .venv/installed
+	$(BIN)/cropr-study run --reducers all $(ARGS)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# Stamps, newer than what they depend on: a second run installs nothing.
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) .
+	touch $@
+
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) ".[test]"
+	touch $@ .venv/installed

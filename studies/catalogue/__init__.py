@@ -1,0 +1,1 @@
+"""Named studies: functions that return the runs of an experiment."""

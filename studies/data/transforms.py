@@ -1,0 +1,63 @@
+"""timm's transforms of images, made repeatable.
+
+Letters: S image side in pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform"]
+
+AUGMENTS = (
+    "auto_augment", "color_jitter", "color_jitter_prob", "gaussian_blur_prob", "grayscale_prob", "hflip",
+    "interpolation", "no_aug", "ratio", "re_count", "re_mode", "re_prob", "scale", "train_crop_mode", "vflip",
+)  # fmt: skip
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """timm's augmentations draw from three global generators: seed them, and give them back as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    first, second = np.random.SeedSequence(key).generate_state(2).tolist()
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(first << 32 | second)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def eval_transform(config: dict[str, Any]) -> Any:
+    """PIL image -> [3, S, S], as the backbone was evaluated by those who trained it."""
+    from timm.data import create_transform
+
+    names = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    return create_transform(config["input_size"], **{name: config[name] for name in names if name in config})
+
+
+def train_transform(config: dict[str, Any], augment: dict[str, Any] | None) -> Any:
+    """PIL image -> [3, S, S] with random augmentation by timm."""
+    from timm.data import create_transform
+
+    augment = augment or {}
+    for name in augment:
+        if name not in AUGMENTS:
+            near = difflib.get_close_matches(name, AUGMENTS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown augmentation {name!r}{hint} Available: {', '.join(AUGMENTS)}")
+    options = {"mean": config["mean"], "std": config["std"], "interpolation": config["interpolation"], **augment}
+    try:
+        return create_transform(config["input_size"], is_training=True, **options)
+    except (AssertionError, KeyError, TypeError) as error:
+        raise ValueError(f"timm makes no augmentation of {augment} ({type(error).__name__}: {error})") from error

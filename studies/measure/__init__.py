@@ -1,0 +1,1 @@
+"""What a reduced model costs (flops.py) and how fast it is (throughput.py). Neither needs data or a trained model."""

@@ -1,0 +1,237 @@
+"""One run from start to finish: backbone, fine-tune, evaluate, record."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import resource
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from cropr.macs import count, dense_macs
+from cropr.objective import Objective
+from cropr.vit import ReducedViT
+from results.store import SCHEMA, Claim, run_status, write_bytes, write_failure, write_json
+from studies.backbones import create_backbone
+from studies.config import RunConfig
+from studies.datasets import create_dataset
+from studies.measure.flops import check_macs
+from studies.provenance import now, provenance
+from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
+from studies.tasks.classification import BackboneObjective, Evaluation, criterion, evaluate
+from studies.train import Trainer
+
+__all__ = ["backbone_dir", "execute", "make_backbone", "train_backbone"]
+
+EVAL_BATCH = 250
+
+
+def execute(config: RunConfig, out: Path) -> None:
+    """Do the run and write its record, unless there is one. A failure is recorded and raised.
+
+    Raises results.store.ClaimedElsewhere where another process is at it.
+    """
+    run_dir = out / "runs" / config.id
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with Claim(run_dir):
+        if run_status(run_dir).state in ("done", "unreachable"):
+            return
+        try:
+            torch.set_num_threads(config.num_threads)
+            write_json(run_dir / "config.json", config.to_dict())
+            _run(config, out, run_dir)
+        except Exception as error:
+            write_failure(run_dir, error, config.to_dict())
+            raise
+        (run_dir / "failure.json").unlink(missing_ok=True)
+
+
+def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
+    started, (spec,) = now(), parse(config.reducer)
+    data = create_dataset(config)
+    vit = make_backbone(config, out, data)
+    torch.manual_seed(config.seed)  # the reducer's own weights
+    try:
+        built = build(vit, spec, config.budget, seed=config.seed)
+    except Unreachable as unreachable:
+        write_json(run_dir / "result.json", _record(config, spec, data, started) | {
+            "status": "unreachable", "floor": unreachable.floor
+        })  # fmt: skip
+        return
+    check_macs(built.model.fold().eval())
+    history: list[dict[str, Any]] = []
+    if config.recipe is not None:
+        objective = make_objective(
+            spec, built, criterion(config.recipe.label_smoothing), lambda: make_backbone(config, out, data)
+        )
+        history, model = _train(config, built, objective, data, run_dir)
+    else:
+        objective, model = Objective(criterion()), built.model
+    final = _evaluate(config, model, data)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
+    write_bytes(run_dir / "predictions.npz", buffer.getvalue())
+    record = _record(config, spec, data, started) | _outcome(config, built, objective, final, history)
+    write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model)})
+    (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
+
+
+def _train(config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path) -> tuple[list, ReducedViT]:
+    trainer = Trainer(
+        built.model,
+        objective,
+        data,
+        config.recipe,
+        run_dir,
+        device=config.device,
+        seed=config.seed,
+        evaluate=lambda model: _evaluate(config, model, data).metrics,
+    )
+    history = trainer.run()
+    return history, trainer.evaluated
+
+
+def _evaluate(config: RunConfig, model: ReducedViT, data: Any) -> Evaluation:
+    """Scores of the model as it is deployed."""
+    amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
+    return evaluate(model.fold().to(config.device), data.test_batches(EVAL_BATCH), config.device, amp)
+
+
+def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:
+    dtype = config.recipe.amp if config.recipe and config.recipe.amp else "float32"
+    seeds = {"run": config.seed, "data": data.seed}
+    return {
+        "schema": SCHEMA,
+        "id": config.id,
+        "status": "done",
+        "study": config.study,
+        "task": config.task,
+        "dataset": config.dataset,
+        "backbone": config.backbone,
+        "seed": config.seed,
+        "quick": config.quick,
+        "reducer": spec.name,
+        "options": dict(spec.options),
+        "variant": config.variant,
+        "label": spec.label,
+        "method_version": config.method_version,
+        "budget_asked": config.budget,
+        "lr": config.recipe.lr if config.recipe else None,
+        "epochs": config.recipe.epochs if config.recipe else 0,
+        "provenance": provenance(
+            config.device, dtype=dtype, seeds=seeds, fingerprint=data.fingerprint, started=started
+        ),
+    }
+
+
+def _outcome(
+    config: RunConfig, built: Built, objective: Any, final: Evaluation, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    deployed = built.model.fold()
+    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches)
+    epochs = config.recipe.epochs if config.recipe else 0
+    best = max(history, key=lambda line: line["top1"], default={"top1": final.metrics["top1"], "epoch": epochs})
+    return {
+        "objective": objective.name if config.recipe else "off the shelf",
+        "budget_reached": built.reached,
+        "schedule": [behind - deployed.num_prefix_tokens for _, _, behind in deployed.token_counts()],
+        "schedule_kind": built.kind,
+        "native": built.native,
+        "metrics": {
+            "final": {**final.metrics, "epoch": epochs},
+            "best": {"top1": best["top1"], "epoch": best["epoch"]},
+        },
+        "num_items": len(final.predictions["item"]),
+        "macs_g": {
+            "total": macs.total / 1e9,
+            "backbone": macs.backbone / 1e9,
+            "scoring": macs.scoring / 1e9,
+            "dense": dense / 1e9,
+        },
+        "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
+        "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
+        "peak_memory_mib": peak_memory_mib(config.device),
+        "train_seconds": history[-1]["train_seconds"] if history else 0.0,
+    }
+
+
+def peak_memory_mib(device: str) -> float:
+    """Largest memory so far: of the GPU, or of this process (Linux counts in KiB)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def weight_digest(model: nn.Module) -> str:
+    """sha256 over all weights, to compare two runs bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def backbone_dir(config: RunConfig, out: Path) -> Path:
+    """Where the backbone of this run is trained and kept, by the hash of all that goes into it."""
+    content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
+
+
+def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
+    """The plain pretrained model: the project's own, a checkpoint, or timm's pretrained weights."""
+    drop_path = config.recipe.drop_path if config.recipe else 0.0
+    own = config.backbone_recipe is not None
+    vit = create_backbone(
+        config.backbone,
+        num_classes=data.num_classes,
+        pretrained=not own and config.checkpoint is None,
+        checkpoint=config.checkpoint,
+        drop_path_rate=drop_path,
+    )
+    if own:
+        vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
+    return vit
+
+
+def train_backbone(config: RunConfig, out: Path, num_threads: int) -> None:
+    """Train the backbone of `config`, unless it is there: class and patch labels, on the data set itself."""
+    assert config.backbone_recipe is not None
+    folder = backbone_dir(config, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Claim(folder):
+        if (folder / "backbone.safetensors").exists():
+            return
+        torch.set_num_threads(num_threads)
+        torch.manual_seed(config.seed)
+        started, data, recipe = now(), create_dataset(config), config.backbone_recipe
+        vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
+        write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
+        objective = BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
+        model = ReducedViT(vit)
+        trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
+        try:
+            begun = time.monotonic()
+            history = trainer.run()
+        except Exception as error:
+            write_failure(folder, error, config.to_dict())
+            raise
+        scores = evaluate(vit.to(config.device), data.test_batches(EVAL_BATCH), config.device)
+        write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))
+        write_json(folder / "result.json", {
+            "schema": SCHEMA, "status": "done", "metrics": scores.metrics,
+            "train_seconds": history[-1]["train_seconds"],
+            "wall_seconds": time.monotonic() - begun, "weight_digest": weight_digest(vit),
+            "provenance": provenance(config.device, dtype="float32", seeds={"run": config.seed},
+                                     fingerprint=data.fingerprint, started=started),
+        })  # fmt: skip
+        (folder / "failure.json").unlink(missing_ok=True)
+        (folder / "last.safetensors").unlink(missing_ok=True)

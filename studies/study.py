@@ -1,0 +1,158 @@
+"""A study: its runs, its directory, its identity, its timing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from results.store import SCHEMA, Claim, read_json, write_json
+from studies.catalogue import pareto
+from studies.config import Recipe, RunConfig
+from studies.reducers import Spec
+
+__all__ = ["STUDIES", "Unwritable", "check_identity", "plan", "time_variants", "writable"]
+
+STUDIES = {"pareto": "accuracy against cost of every reducer at the same budgets"}
+DATA_BATCH = {"scenes": 64, "imagenet": 64}
+
+
+class Unwritable(ValueError):
+    """Nothing can be kept in the output directory."""
+
+
+def plan(
+    study: str,
+    specs: list[Spec],
+    budgets: list[float],
+    seeds: int,
+    *,
+    task: str,
+    dataset: str,
+    backbone: str,
+    checkpoint: str | None,
+    data_dir: str | None,
+    device: str,
+    quick: bool,
+    train: str,
+    recipe: Recipe | None,
+) -> list[RunConfig]:
+    """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
+    given runs once."""
+    own = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
+    finetune = recipe or (pareto.QUICK_FINETUNE if quick else pareto.FINETUNE)
+    shared: dict[str, Any] = {
+        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
+        "recipe": finetune if train == "recipe" else None, "data_dir": data_dir, "device": device, "quick": quick,
+        "backbone_recipe": (pareto.QUICK_BACKBONE if quick else pareto.BACKBONE) if own else None,
+    }  # fmt: skip
+    runs = []
+    for seed in range(seeds):
+        for spec in specs:
+            for budget in [None] if spec.name == "none" or spec.is_native else budgets:
+                runs.append(
+                    RunConfig(reducer=str(spec), method_version=spec.method.version, budget=budget, seed=seed, **shared)
+                )
+    # The longest first: two workers then finish together.
+    order = {"dynamicvit": 0, "none": 1, "cropr": 2}
+    return sorted(runs, key=lambda run: (run.seed, order.get(run.reducer.split(":")[0], 3), -(run.budget or 1)))
+
+
+def writable(out: Path) -> None:
+    """Make `out` and write a byte into it. Raises Unwritable."""
+    try:
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise Unwritable(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> None:
+    """Note what the study in `out` is, or compare. Raises ValueError when it is another one."""
+    first = configs[0]
+    identity = {
+        "schema": SCHEMA,
+        "study": first.study,
+        "task": first.task,
+        "dataset": first.dataset,
+        "data_fingerprint": fingerprint,
+        "backbone": first.backbone,
+        "checkpoint": first.checkpoint,
+        "train": dataclasses.asdict(first.recipe) if first.recipe else None,
+        "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
+    }
+    identity = json.loads(json.dumps(identity))
+    if not (out / "study.json").exists():
+        write_json(out / "study.json", identity)
+        return
+    there = read_json(out / "study.json")
+    if differing := [key for key in identity if there.get(key) != identity[key]]:
+        key = differing[0]
+        raise ValueError(
+            f"{out} holds another study: its {key} is {there.get(key)!r}, not {identity[key]!r}; give another --out"
+        )
+
+
+def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
+    """Time every variant of the study beside the dense model, all in this process, and record it. Weights do not matter
+    to speed and are random."""
+    import torch
+
+    from cropr.macs import count, dense_macs
+    from studies.backbones import create_backbone
+    from studies.datasets import create_dataset
+    from studies.measure.throughput import flag_speedup, measure
+    from studies.provenance import now, provenance
+    from studies.reducers import Unreachable, build, parse
+
+    variants = {config.variant: config for config in configs if config.seed == configs[0].seed}
+    first, started = configs[0], now()
+    content = [sorted(variants), first.backbone, first.device, quick, torch.__version__]
+    identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    folder = out / "speed" / f"{first.device}-{identity}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with Claim(folder):
+        if (folder / "result.json").exists():
+            return
+        torch.set_num_threads(os.cpu_count() or 1)
+        data, models, notes = create_dataset(first), {}, {}
+        vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False)
+        for name, config in variants.items():
+            (spec,) = parse(config.reducer)
+            try:
+                model = build(vit, spec, config.budget).model.fold().eval()
+            except Unreachable:
+                continue
+            models[name] = model
+            macs = count(model)
+            notes[name] = {
+                "reducer": spec.name, "label": spec.label, "budget_asked": config.budget,
+                "macs_g": {"total": macs.total / 1e9, "backbone": macs.backbone / 1e9, "scoring": macs.scoring / 1e9,
+                           "dense": dense_macs(vit) / 1e9},
+            }  # fmt: skip
+        if "none" not in models:
+            models = {"none": build(vit, Spec("none")).model.eval(), **models}
+            dense = dense_macs(vit) / 1e9
+            macs_g = {"total": dense, "backbone": dense, "scoring": 0.0, "dense": dense}
+            notes["none"] = {"reducer": "none", "label": "Dense", "budget_asked": None, "macs_g": macs_g}
+        timing = measure(
+            models,
+            img_size=vit.patch_embed.img_size[0],
+            batch_size=DATA_BATCH[first.dataset],
+            device=first.device,
+            rounds=5 if quick else 30,
+        )
+        for row in timing["variants"]:
+            row |= notes[row["variant"]]
+            ratio = row["macs_g"]["dense"] / row["macs_g"]["total"]
+            if row.get("ratio"):
+                row["flags"] += flag_speedup(row["ratio"]["median"], ratio)
+        origin = provenance(first.device, dtype="float32", seeds={}, fingerprint=data.fingerprint, started=started)
+        common = {"schema": SCHEMA, "id": folder.name, "status": "done", "quick": quick, "task": first.task,
+                  "dataset": first.dataset, "backbone": first.backbone, "study": first.study}  # fmt: skip
+        write_json(folder / "result.json", common | timing | {"provenance": origin})

@@ -1,0 +1,1 @@
+"""Tasks: what a model is asked, how the answer is scored."""

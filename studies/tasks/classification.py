@@ -1,0 +1,74 @@
+"""Classification: loss, top-1, and the predictions that paired statistics need.
+
+Letters: B batch, C classes, D width, L patches, n test items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cropr.objective import Criterion
+from cropr.vit import ReducedViT
+from studies.data import Batch
+
+__all__ = ["BackboneObjective", "Evaluation", "criterion", "evaluate"]
+
+
+def criterion(label_smoothing: float = 0.0) -> Criterion:
+    """Mean cross-entropy of logits [B, C] with classes [B], or with soft targets [B, C] (mixup)."""
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+
+class BackboneObjective(nn.Module):
+    """Class loss plus the loss of a linear layer that names each patch: class labels alone leave a small model at
+    chance for long. The layer is gone after training."""
+
+    name = "CE of classes + CE of patches"
+
+    def __init__(self, embed_dim: int, num_classes: int, label_smoothing: float = 0.0):
+        super().__init__()
+        self.criterion = criterion(label_smoothing)
+        self.patch_head = nn.Linear(embed_dim, num_classes + 1)
+        nn.init.trunc_normal_(self.patch_head.weight, std=0.02)
+        nn.init.zeros_(self.patch_head.bias)
+
+    def before_step(self, model: ReducedViT, progress: float) -> None:
+        pass
+
+    def loss(self, model: ReducedViT, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        tokens = model.forward_features(batch.images)
+        classes = self.criterion(model.forward_head(tokens), batch.target)
+        patches = F.cross_entropy(self.patch_head(tokens.patches).flatten(0, 1), batch.patch_target.flatten())
+        return classes + patches, {"class": classes.detach(), "patch": patches.detach()}
+
+
+class Evaluation(NamedTuple):
+    """Metrics of a split and, per item, what they were made of."""
+
+    metrics: dict[str, float]  # top1 (share), loss (nats)
+    predictions: dict[str, np.ndarray]  # item, cluster, target, prediction: [n] int64
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Iterable[Batch], device: str, amp: torch.dtype | None = None) -> Evaluation:
+    """Score `model` (put into eval mode) on every item of `batches`."""
+    model.eval()
+    columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": []}
+    losses = []
+    for batch in batches:
+        with torch.autocast(device, dtype=amp, enabled=amp is not None):
+            logits = model(batch.images.to(device)).float()
+        target = batch.target.to(device)
+        losses.append(F.cross_entropy(logits, target, reduction="sum"))
+        rows = {**batch._asdict(), "target": target, "prediction": logits.argmax(dim=1)}
+        for name, column in columns.items():
+            column.append(rows[name])
+    arrays = {name: torch.cat([part.cpu() for part in column]).numpy() for name, column in columns.items()}
+    top1 = float((arrays["prediction"] == arrays["target"]).mean())
+    return Evaluation({"top1": top1, "loss": float(torch.stack(losses).sum()) / len(arrays["target"])}, arrays)

@@ -1,0 +1,24 @@
+"""For all tests: one torch thread per process, and none of the tests marked gpu where there is no GPU. Modules of this
+folder (golden_numbers, tiny_models) are shared: pyproject.toml puts it on the path."""
+
+import sys
+
+import pytest
+
+
+def pytest_runtest_setup() -> None:
+    if "torch" in sys.modules:  # tests that know no model do not pay for the import
+        sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if needs_gpu and not cuda_is_available():
+        config.hook.pytest_deselected(items=needs_gpu)
+        items[:] = [item for item in items if item not in needs_gpu]
+
+
+def cuda_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

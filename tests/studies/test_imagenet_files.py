@@ -1,0 +1,109 @@
+"""Folders of images: layouts that are refused, and ImageNet's flat validation folder."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from image_folders import CLASSES, CONFIG, folder, write_root
+from scipy.io import savemat
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_root(tmp_path / "data")
+
+
+def flatten(root) -> list[int]:
+    """Makes val a flat folder, mixed; returns the labels in the order of the names."""
+    files = sorted((root / "val").glob("*/*"))
+    labels = [CLASSES.index(path.parent.name) for path in files]
+    order = np.random.default_rng(0).permutation(len(files)).tolist()
+    for number, i in enumerate(order, 1):
+        files[i].rename(root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG")
+    for name in CLASSES:
+        (root / "val" / name).rmdir()
+    return [labels[i] for i in order]
+
+
+# ---- folders that are not as they should be
+
+
+def test_missing_and_empty_folders(root, tmp_path):
+    with pytest.raises(ValueError, match="does not exist; did you mean .*/data"):
+        folder(tmp_path / "dta")
+    with pytest.raises(ValueError, match="batch_size 22 is more than the 21"):
+        next(folder(root).train_batches(0, 22))
+    (root / "val" / CLASSES[0]).rename(root / "val" / "n01440765")
+    with pytest.raises(ValueError, match=r"val/n01440765 is none of the 3 classes of train \(nearest: n01440764\)"):
+        folder(root)
+    shutil.rmtree(root / "val" / "n01440765")
+    (root / "val" / CLASSES[0]).mkdir()
+    with pytest.raises(ValueError, match="n01440764 has no images"):
+        folder(root)
+    shutil.rmtree(root / "val")
+    with pytest.raises(ValueError, match="has no folder 'val'.* found: train"):
+        folder(root)
+    (root / "val").mkdir()
+    with pytest.raises(ValueError, match="has no images"):
+        folder(root)
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+    with pytest.raises(ValueError, match="has no class folders"):
+        folder(root)
+
+
+def test_only_square_images(root):
+    with pytest.raises(ValueError, match="square RGB"):
+        folder(root, vit_config={**CONFIG, "input_size": (3, 32, 64)})
+
+
+# ---- ImageNet's flat validation folder
+
+
+def labels_of(data) -> list[int]:
+    return torch.cat([b.target for b in data.test_batches(4)]).tolist()
+
+
+def test_flat_folder_without_labels(root):
+    flatten(root)
+    with pytest.raises(ValueError, match="labels are needed in .*: val.txt .* ILSVRC2012_validation_ground_truth.txt"):
+        folder(root)
+
+
+@pytest.mark.parametrize("where", ["", "val"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_flat_folder_with_a_list(root, where, by_name):
+    labels = flatten(root)
+    lines = [f"ILSVRC2012_val_{i:08d}.JPEG {CLASSES[label] if by_name else label}" for i, label in enumerate(labels, 1)]
+    (root / where / "val.txt").write_text("\n".join(reversed(lines)))
+    data = folder(root)
+    assert labels_of(data) == labels
+    (root / where / "val.txt").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="no label for 1 images: val/ILSVRC2012_val_00000009"):
+        folder(root)
+    (root / where / "val.txt").write_text("\n".join([*lines[:-1], "ILSVRC2012_val_00000009.JPEG 3"]))
+    with pytest.raises(ValueError, match="line 9: .* 0 to 2"):
+        folder(root)
+
+
+def test_flat_folder_with_the_development_kit(root):
+    labels = flatten(root)
+    kit = [3, 1, 2]  # the kit's number of each class: not in the order of the names
+    truth = root / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("".join(f"{kit[label]}\n" for label in labels))
+    with pytest.raises(ValueError, match="only meta.mat"):
+        folder(root)
+    kinds = [("ILSVRC2012_ID", "f8"), ("WNID", "O")]
+    synsets = np.array([(kit[i], name) for i, name in enumerate(CLASSES)], dtype=kinds)
+    savemat(root / "meta.mat", {"synsets": synsets.reshape(-1, 1)})
+    assert labels_of(folder(root)) == labels
+    truth.write_text("1\n2\n")
+    with pytest.raises(ValueError, match="2 labels, and .* 9 images"):
+        folder(root)
+    truth.write_text("1\n" * 8 + "4\n")
+    with pytest.raises(ValueError, match="'4' .* none of the classes"):
+        folder(root)
+    (root / "meta.mat").write_bytes(b"x" * 500)
+    with pytest.raises(ValueError, match="not the meta.mat"):
+        folder(root)
