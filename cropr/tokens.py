@@ -75,7 +75,12 @@ class Tokens:
         return scores.topk(keep, dim=1).indices
 
     def select(self, order: Tensor, keep: int) -> Tokens:
-        """The first `keep` patches of `order` [B, keep or more]; the others are dropped."""
+        """The first `keep` patches of `order` [B, keep or more]; the others are dropped.
+
+        Raises ValueError for merged patches whose owners are followed: a dropped owner could not be brought back.
+        """
+        if self.owner is not None:
+            raise ValueError("patches are merged and then dropped; track=False, or only one of the two, is possible")
         chosen, gone = order[:, :keep], order[:, keep:]
         prefix = torch.arange(self.num_prefix, device=order.device).expand(order.shape[0], -1)
         rows = torch.cat([prefix, chosen + self.num_prefix], dim=1)
@@ -109,9 +114,10 @@ class Tokens:
             return self
         values = torch.cat([self.patches, *(x for x, _ in self.dropped)], dim=1)
         position = torch.cat([self.index, *(at for _, at in self.dropped)], dim=1)
-        if values.shape[1] != self.grid:
+        nowhere = values.shape[1] - self.grid  # tokens without a position, as many in every image; -1 sorts them first
+        if nowhere < 0 or not self.track:
             raise ValueError(f"{values.shape[1]} of {self.grid} patches are known; track=True remembers dropped ones")
-        x = torch.cat([self.x[:, : self.num_prefix], take(values, position.argsort(dim=1))], dim=1)
+        x = torch.cat([self.x[:, : self.num_prefix], take(values, position.argsort(dim=1)[:, nowhere:])], dim=1)
         return replace(self, x=x, index=None, policy=None, dropped=())
 
     def attn_bias(self) -> Tensor | None:

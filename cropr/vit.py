@@ -233,6 +233,8 @@ class ReducedViT(nn.Module):
     def fold(self) -> ReducedViT:
         """The model as it is deployed, timed and counted: the same weights, without what only training needs."""
         reducers = {int(i): reducer.fold() for i, reducer in self.reducers.items()}
+        if self.policy is None and all(self.reducers[str(i)] is reducer for i, reducer in reducers.items()):
+            return self  # another model would tap the same attention modules once more
         return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size).train(self.training)
 
 

@@ -108,7 +108,6 @@ def describe(name: str) -> dict[str, Any]:
     if name in EMBEDDED:
         return {"name": name, "kind": "embedded", "pretrained": False, **EMBEDDED[name]}
     check_name(name)
-    import timm
     import torch
 
     with torch.device("meta"):
@@ -116,7 +115,7 @@ def describe(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": "timm",
-        "pretrained": bool(timm.models.get_pretrained_cfg(name).has_weights),
+        "pretrained": _has_weights(name),
         "class": type(model).__name__,
         "img_size": model.patch_embed.img_size[0],
         "patch_size": model.patch_embed.patch_size[0],
@@ -136,6 +135,13 @@ def _nearest(name: str, valid: list[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
+def _has_weights(name: str) -> bool:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    return config is not None and bool(config.has_weights)  # timm returns the address itself
+
+
 def _build(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
     """The model on the current default device, after a look at its shape alone: no download of what is refused."""
     from cropr.vit import check_backbone
@@ -151,7 +157,7 @@ def _build(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
 
     with torch.device("meta"):
         check_backbone(timm.create_model(name))
-    if pretrained and not timm.models.get_pretrained_cfg(name).has_weights:
+    if pretrained and not _has_weights(name):
         raise ValueError(f"timm has no pretrained weights for {name}; use pretrained=False or give a checkpoint")
     try:
         model = timm.create_model(name, pretrained=pretrained, **options)

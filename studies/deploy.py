@@ -30,6 +30,7 @@ __all__ = ["KINDS", "info", "load", "save"]
 
 FORMAT = "cropr-study model 1"
 PACKAGES = ("torch", "timm", "safetensors")
+SWITCHES = ("training", "grad_checkpointing", "fused_attn")  # of modules, that make no other model
 
 # Reducers by class, with what their constructors are given besides weights.
 KINDS: dict[type[Reducer], tuple[str, ...]] = {
@@ -85,20 +86,19 @@ def load(path: Path) -> ReducedViT:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    path, description = _stem(path), info(path)
-    weights = _beside(path, ".safetensors")
+    description, weights = info(path), _beside(_stem(path), ".safetensors")
     if not weights.is_file():
-        raise ValueError(f"{weights} does not exist; it belongs to {path.name}.json")
+        raise ValueError(f"{weights} does not exist; it belongs to {weights.stem}.json")
     data = weights.read_bytes()
     if hashlib.sha256(data).hexdigest() != description["sha256"]:
-        raise ValueError(f"{weights} is cut off, or is not the file that {path.name}.json was written with")
+        raise ValueError(f"{weights} is cut off, or is not the file that {weights.stem}.json was written with")
     try:
         state = from_bytes(data)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here and replaced must not move the caller's
             model = _rebuild(description)
         model.load_state_dict(state, assign=True)
     except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}.json does not describe its weights ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{weights.stem}.json does not describe its weights ({error!r})") from error
     return model.requires_grad_(False).eval()
 
 
@@ -153,8 +153,8 @@ def _create(backbone: str, options: dict[str, Any]) -> nn.Module:
 def _rebuild(description: dict[str, Any]) -> ReducedViT:
     vit = _create(description["backbone"], description["options"])
     reducers = {entry["block"]: _build(entry) for entry in description["reducers"]}
-    size = description["img_size"]
-    model = ReducedViT(vit, reducers, llf=description["llf"], img_size=tuple(size) if isinstance(size, list) else size)
+    size = tuple(description["img_size"]) if isinstance(description["img_size"], list) else description["img_size"]
+    model = ReducedViT(vit, reducers, llf=description["llf"], img_size=size)
     dtype = getattr(torch, description["dtype"])
     return model if dtype is torch.float32 else model.to(dtype)  # buffers that are not saved (RoPE) follow
 
@@ -175,14 +175,13 @@ def _verify(description: dict[str, Any], vit: nn.Module, state: Mapping[str, Ten
 
 def _traits(vit: nn.Module) -> dict[str, Any]:
     """Class and plain values of every module that counts in evaluation."""
-    skipped = ("training", "grad_checkpointing", "fused_attn")
     found: dict[str, Any] = {}
     for name, module in vit.named_modules():
         if isinstance(module, (DropPath, nn.Dropout, nn.Identity)):
             continue
         found[name or "model"] = type(module).__name__
         for key, value in vars(module).items():
-            if key[0] != "_" and key not in skipped and isinstance(value, (bool, int, float, str, tuple)):
+            if key[0] != "_" and key not in SWITCHES and isinstance(value, (bool, int, float, str, tuple)):
                 found[f"{name}.{key}".lstrip(".")] = value
     return found
 
@@ -206,9 +205,8 @@ def _describe(reducer: Reducer) -> dict[str, Any]:
 
 def _build(entry: dict[str, Any]) -> Reducer:
     kinds = {cls.__name__: cls for cls in KINDS}
-    if entry["kind"] not in kinds:
+    if (cls := kinds.get(entry["kind"])) is None:
         raise ValueError(f"unknown reducer {entry['kind']!r} in a saved model; valid: {', '.join(kinds)}")
-    cls = kinds[entry["kind"]]
     values = {name: entry[name] for name in KINDS[cls]}
     if cls is LinearScore:
         eps, width = entry["norm_eps"], entry["embed_dim"]

@@ -73,10 +73,10 @@ def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
         objective = make_objective(
             spec, built, criterion(config.recipe.label_smoothing), lambda: make_backbone(config, out, data)
         )
-        history, model = _train(config, built, objective, data, run_dir)
+        history, model, final = _train(config, built, objective, data, run_dir)
     else:
         objective, model = Objective(criterion()), built.model
-    final = _evaluate(config, model, data)
+        final = _evaluate(config, model, data)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
@@ -85,7 +85,16 @@ def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
 
-def _train(config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path) -> tuple[list, ReducedViT]:
+def _train(
+    config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path
+) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
+    scores: list[Evaluation] = []
+
+    def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
+        scores[:] = [_evaluate(config, model, data)]
+        return scores[0].metrics
+
+    assert config.recipe is not None
     trainer = Trainer(
         built.model,
         objective,
@@ -94,10 +103,12 @@ def _train(config: RunConfig, built: Built, objective: Any, data: Any, run_dir: 
         run_dir,
         device=config.device,
         seed=config.seed,
-        evaluate=lambda model: _evaluate(config, model, data).metrics,
+        evaluate=evaluate_epoch,
     )
     history = trainer.run()
-    return history, trainer.evaluated
+    # A run that was stopped behind its last epoch has trained, and its scores are not in memory.
+    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data)
+    return history, trainer.evaluated, final
 
 
 def _evaluate(config: RunConfig, model: ReducedViT, data: Any) -> Evaluation:

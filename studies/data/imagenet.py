@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from studies.data import Batch
 from studies.data.imagenet_files import Listing, list_split, read_classes
@@ -94,6 +94,7 @@ class ImageFolder:
         self.num_train, self.num_test = len(train.paths), len(test.paths)
         self.unreadable: list[str] = []
         self._loaders: dict[str, DataLoader] = {}
+        self._orders: dict[str, _Order] = {}
         if self.num_train + self.num_test <= scan_limit:
             self._note(self.scan())
 
@@ -130,9 +131,9 @@ class ImageFolder:
     def _batches(self, split: str, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         items = self._splits[split]
         if self.workers == 0:
-            loaded = (collate([items[key] for key in batch]) for batch in keys)
+            loaded: Iterable = (collate([items[key] for key in batch]) for batch in keys)
         else:
-            loaded = iter(self._loader(split, keys))
+            loaded = self._loader(split, keys)
         for images, index, broken in loaded:
             self._note(broken)
             if len(index):
@@ -143,15 +144,16 @@ class ImageFolder:
     def _loader(self, split: str, keys: list[list[tuple[int, int]]]) -> DataLoader:
         """The workers live on from epoch to epoch; which epoch it is comes with every key."""
         if split not in self._loaders:
+            self._orders[split] = _Order()
             self._loaders[split] = DataLoader(
                 self._splits[split],
-                batch_sampler=_Order(),
+                batch_sampler=self._orders[split],
                 num_workers=self.workers,
                 collate_fn=collate,
                 multiprocessing_context="spawn",  # safe beside threads and CUDA
                 persistent_workers=True,
             )
-        self._loaders[split].batch_sampler.keys = keys
+        self._orders[split].keys = keys
         return self._loaders[split]
 
     def _note(self, broken: dict[str, str]) -> None:
@@ -172,7 +174,7 @@ class _Order:
         return len(self.keys)
 
 
-class _Items:
+class _Items(Dataset):
     """(epoch, index) -> (image [3, S, S], index), or ((path, reason), index) where there is none. It is pickled once,
     on its way to a worker."""
 

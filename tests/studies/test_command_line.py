@@ -1,0 +1,100 @@
+"""The command line as a user meets it: real processes, real files, real training (a few steps of it)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--set", "epochs=1", "--set", "batch_size=449")
+
+
+def study(*args, timeout=300, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cli", *map(str, args)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("run", "paretto"), ["'paretto'", "pareto"]),
+        (("run", "--reducers", "evti"), ["'evti'", "evit"]),
+        (("run", "--reducers", "cropr:lff=true"), ["'lff'", "llf"]),
+        (("run", "--budgets", "1.5"), ["1.5", "(0, 1]"]),
+        (("run", "--budgets", "half"), ["'half'", "share"]),
+        (("run", "--budgets", "0.01", "--reducers", "evit"), ["floor"]),
+        (("run", "--dataset", "scene"), ["'scene'", "scenes"]),
+        (("run", "--dataset", "imagenet", "--data", "/nowhere", "--backbone", "vit_tiny_patch16_224"), ["/nowhere"]),
+        (("run", "--backbone", "vit_tinny_patch16_224"), ["vit_tiny_patch16_224"]),
+        (("run", "--task", "segmentation"), ["'segmentation'", "classification"]),
+        (("run", "--set", "epoch=3"), ["'epoch'", "epochs"]),
+        (("status", "/nowhere"), ["/nowhere"]),
+        (("report", "/nowhere"), ["/nowhere"]),
+        (("list", "reducer"), ["'reducer'", "reducers"]),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(args, words, tmp_path):
+    extra = ("--out", tmp_path / "out") if args[0] == "run" else ()
+    done = study(*args, *extra)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words)
+    assert not list(tmp_path.glob("out/runs/*"))
+
+
+def test_run_stop_continue_and_repeat(tmp_path):
+    out = tmp_path / "out"
+    args = ("run", "--quick", "--reducers", "none,random", *TINY, "--out", out)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cli", *map(str, args)]
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    backbone = out / "backbones"
+    deadline = time.monotonic() + 240
+    while not list(backbone.glob("*/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does: the whole foreground group
+    _, message = first.communicate(timeout=120)
+    assert first.returncode == 130 and "same command" in message
+
+    again = study(*args)
+    assert again.returncode == 0, again.stderr
+    results = sorted(out.glob("runs/*/result.json"))
+    records = [json.loads(path.read_text()) for path in results]
+    assert sorted(record["reducer"] for record in records) == ["none", "random"]
+    assert all(0 <= record["metrics"]["final"]["top1"] <= 1 for record in records)
+    assert not list(out.glob("*/*/last.safetensors"))  # nothing is left to continue
+    assert {path.name for path in out.glob("report/*.png")} >= {"pareto_accuracy_gmacs.png", "throughput_gmacs.png"}
+    assert "smoke" in (out / "report" / "table.md").read_text().lower()
+
+    written = {path: path.read_bytes() for path in results}
+    results[0].write_bytes(written[results[0]][:100])  # cut off in the middle
+    third = study(*args)
+    assert third.returncode == 0, third.stderr
+    assert results[1].read_bytes() == written[results[1]]
+    before, after = json.loads(written[results[0]]), json.loads(results[0].read_bytes())
+    assert (after["metrics"], after["weight_digest"]) == (before["metrics"], before["weight_digest"])
+
+    status = json.loads(study("status", out, "--json").stdout)
+    assert {row["state"] for row in status} == {"done"}
+    other = study("run", "--quick", "--reducers", "none", "--set", "lr=0.1", "--out", out)
+    assert other.returncode == 2 and "another study" in other.stderr
+
+
+def test_list_is_one_json_document():
+    assert set(json.loads(study("list", "reducers", "--json").stdout)) >= {"none", "cropr", "tome"}
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = study("run", "--quick", "--out", tmp_path / "file" / "out")
+    assert done.returncode == 2 and "cannot write" in done.stderr
