@@ -157,7 +157,9 @@ def place(
     cube of the original patches."""
     blocks = blocks or stages(len(vit.blocks))
     if min(blocks) < 1:
-        raise ValueError(f"DynamicViT prunes in front of blocks {blocks}, and nothing comes before block 0; give blocks=")
+        raise ValueError(
+            f"DynamicViT prunes in front of blocks {blocks}, and nothing comes before block 0; give blocks="
+        )
     keeps = staged(num_patches, ratio, len(blocks))
     return {block - 1: DynamicViT(keep, vit.embed_dim) for block, keep in zip(blocks, keeps, strict=True)}
 

@@ -6,7 +6,7 @@ METHODS is the one table of names. Nothing heavy is imported until a model is bu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Built", "Spec", "Unreachable", "build", "make_objective", "nearest", "parse", "reduce"]
 
+Converter = Callable[[str], Any]  # text of an option -> its value; ValueError if it is none
 TOLERANCE = 0.01  # of the dense MACs, within which a budget counts as met
 
 
@@ -45,17 +46,17 @@ class Method:
     module: str
     summary: str
     native: tuple[str, ...]  # parameters that set the cost; a budget solves for one of them
-    place: dict[str, Callable[[str], Any]] = field(default_factory=dict)
-    objective: dict[str, Callable[[str], Any]] = field(default_factory=dict)
-    model: dict[str, Callable[[str], Any]] = field(default_factory=dict)
+    place: Mapping[str, Converter] = field(default_factory=dict)
+    objective: Mapping[str, Converter] = field(default_factory=dict)
+    model: Mapping[str, Converter] = field(default_factory=dict)
     version: int = 1  # part of the name of a run: raise it when the method computes something else
 
     @property
-    def options(self) -> dict[str, Callable[[str], Any]]:
+    def options(self) -> dict[str, Converter]:
         return {**self.place, **self.objective, **self.model}
 
 
-_MODULES = {"rate": float, "ratio": float, "first_extra": int}
+_MODULES: dict[str, Converter] = {"rate": float, "ratio": float, "first_extra": int}
 METHODS: dict[str, Method] = {
     "none": Method("", "the dense model, fine-tuned like the others", ()),
     "random": Method(
@@ -130,7 +131,7 @@ class Spec:
         """The cost is set by the reducer's own parameter."""
         return any(key in self.method.native for key, _ in self.options)
 
-    def values(self, group: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    def values(self, group: Mapping[str, Converter]) -> dict[str, Any]:
         """The options that belong to one group, parsed."""
         return {key: group[key](value) for key, value in self.options if key in group}
 

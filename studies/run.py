@@ -192,6 +192,7 @@ def weight_digest(model: nn.Module) -> str:
 
 def backbone_dir(config: RunConfig, out: Path) -> Path:
     """Where the backbone of this run is trained and kept, by the hash of all that goes into it."""
+    assert config.backbone_recipe is not None
     content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"

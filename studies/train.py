@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def _layer(name: str, depth: int) -> int:
     return (
         0 if parts[1] in ("patch_embed", "pos_embed", "cls_token", "reg_token", "dist_token", "norm_pre") else depth + 1
     )
+
+
+def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """`batch` with `change` made to every column that it has."""
+    return batch._replace(**{name: change(part) for name, part in batch._asdict().items() if part is not None})
+
+
+def _rows(begin: int, end: int, column: Tensor) -> Tensor:
+    return column[begin:end]
 
 
 class Trainer:
@@ -169,7 +179,7 @@ class Trainer:
             group["lr"] = 0.0 if frozen and group["vit"] else rate * group["lr_scale"]
         self.objective.before_step(self.model, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        batch = Batch(*(None if part is None else part.to(self.device, non_blocking=True) for part in batch))
+        batch = mapped(batch, lambda column: column.to(self.device, non_blocking=True))
         if self.mixup is not None:
             np.random.seed((self.seed * 1_000_003 + self.step) % 2**32)  # timm's Mixup draws from numpy's global state
             images, target = self.mixup(batch.images, batch.target)
@@ -177,7 +187,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         size = math.ceil(recipe.batch_size / recipe.accumulate)
         for begin in range(0, len(batch.images), size):
-            part = Batch(*(None if column is None else column[begin : begin + size] for column in batch))
+            part = mapped(batch, partial(_rows, begin, begin + size))
             share = len(part.images) / len(batch.images)
             with torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None):
                 loss = self._loss(part) * share

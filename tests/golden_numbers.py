@@ -13,8 +13,6 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
-
 FOLDER = Path(__file__).parent / "golden"
 CLASSES = {"VisionTransformer": VisionTransformer, "VisionTransformerDistilled": VisionTransformerDistilled, "Eva": Eva}
 

@@ -24,8 +24,6 @@ from cropr.cropr import place as place_cropr
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 
-torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
-
 NUM_PATCHES, DEPTH, HEADS, WIDTH = 36, 5, 4, 32
 SMALL = {"img_size": 48, "patch_size": 8, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": 7}
 ROPE = {"use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}

@@ -293,7 +293,7 @@ def _inks(u: np.ndarray) -> np.ndarray:
 
 def _boxes(drawn: np.ndarray) -> np.ndarray:
     """Boxes around the drawn pixels [B, S, S]. -> [B, 4] x0 y0 x1 y1"""
-    cols, rows = drawn.any(1), drawn.any(2)  # [B, S]
+    cols, rows = drawn.max(axis=1), drawn.max(axis=2)  # [B, S]
     first = np.stack([cols.argmax(1), rows.argmax(1)], 1)
     after = IMAGE_SIZE - np.stack([cols[:, ::-1].argmax(1), rows[:, ::-1].argmax(1)], 1)
     return np.concatenate([first, after], 1)

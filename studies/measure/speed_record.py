@@ -30,7 +30,9 @@ def variant_record(
 
     Percentiles of images/s are those of the seconds turned over, so that throughput x seconds is the batch exactly.
     """
-    rate, ratio, latency = dict(UNKNOWN), dict(UNKNOWN), dict(UNKNOWN)
+    rate: dict[str, Any] = dict(UNKNOWN)
+    ratio: dict[str, Any] = dict(UNKNOWN)
+    latency: dict[str, Any] = dict(UNKNOWN)
     if not failed:
         took = spread(samples_s)
         rate = {key: batch_size / took[of] for key, of in (("median", "median"), ("p5", "p95"), ("p95", "p5"))}

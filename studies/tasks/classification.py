@@ -42,6 +42,7 @@ class BackboneObjective(nn.Module):
         pass
 
     def loss(self, model: ReducedViT, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert batch.patch_target is not None  # only data sets with labels of patches train a backbone
         tokens = model.forward_features(batch.images)
         classes = self.criterion(model.forward_head(tokens), batch.target)
         patches = F.cross_entropy(self.patch_head(tokens.patches).flatten(0, 1), batch.patch_target.flatten())

@@ -360,6 +360,12 @@ def test_dynamicvit_in_training():
     assert all(p.grad is None for p in model.reducers.parameters())
 
 
+@torch.no_grad()
+def test_the_fused_kernel_with_a_policy_is_close():
+    inputs, expected = tensors("dynamicvit/inputs"), tensors("dynamicvit/expected_train_forced")
+    same(forced("sdpa")(inputs["images"]), expected["logits"], 6e-5)
+
+
 def test_wrong_dynamicvit_is_told_apart():
     inputs, expected = tensors("dynamicvit/inputs"), tensors("dynamicvit/expected_train_forced")
     model = forced()

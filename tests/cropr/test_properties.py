@@ -127,10 +127,6 @@ def test_dense_macs(size, giga):
     assert round(dense_macs(on_meta(VIT[size])) / 1e9, 3) == giga
 
 
-def evit_counts(vit, keep, fuse):
-    return place_evit(vit, 196, keep=keep, fuse=fuse)
-
-
 PUBLISHED = [
     ("S", place_evit, {"keep": 0.9}, False, {3: 179, 6: 163, 9: 148}, 4.022),
     ("S", place_evit, {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 3.029),
