@@ -83,6 +83,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Record directory [default: out/STUDY].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
+    recipe_name: Annotated[
+        str | None, typer.Option("--recipe", help="A published recipe: cropr, evit, dynamicvit [default: the study's].")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes [default: one a core; on a GPU 1].")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
@@ -90,6 +93,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.catalogue import pareto
+    from studies.catalogue.recipes import RECIPES
     from studies.config import replace_key
     from studies.datasets import DATASETS
     from studies.reducers import parse
@@ -103,6 +107,9 @@ def run(
         one_of("training", train, ["none", "recipe"])
         specs, shares = parse(reducers), parse_budgets(budgets)
         recipe = pareto.QUICK_FINETUNE if quick else pareto.FINETUNE
+        if recipe_name is not None:
+            one_of("recipe", recipe_name, RECIPES)
+            recipe = RECIPES[recipe_name]
         for setting in settings or []:
             key, found, value = setting.partition("=")
             if not found:
@@ -193,6 +200,58 @@ def write_report(dirs: list[Path], published: bool = False) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
     for path in report.paths:
         typer.echo(str(path))
+
+
+@app.command("bench")
+def bench_command(
+    backbone: Annotated[
+        str, typer.Option(help="An embedded or timm model, with random weights.")
+    ] = "vit_small_patch16_224",
+    reducers: Annotated[str, typer.Option(help="`all`, or names with options.")] = "all",
+    budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Speed and cost only: random weights, any timm model, no training."""
+    from studies.backbones import create_backbone
+    from studies.measure.bench import bench, variants_of
+    from studies.reducers import parse
+
+    try:
+        one_of("dtype", dtype, ["float32", "bfloat16", "float16"])
+        variants = variants_of(parse(reducers), parse_budgets(budgets))
+        where = resolve_device(device)
+        vit = create_backbone(backbone, pretrained=False)
+        found = bench(
+            vit, variants, batch_size=batch_size, device=where, dtype=dtype, compile=compiled, rounds=rounds,
+            progress=lambda text: typer.echo(text, err=True),
+        )  # fmt: skip
+    except ValueError as error:
+        raise usage(error) from None
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    threads = "" if where == "cuda" else f", {found['num_threads']} threads"
+    typer.echo(
+        f"{backbone}, {found['device_name']}{threads}, {dtype}, batch {batch_size}, {rounds} interleaved rounds; "
+        "median [5th, 95th percentile]"
+    )
+    for row in found["variants"]:
+        rate, ratio, macs = row["images_per_s"], row["ratio"], row["macs_g"]
+        if rate["median"] is None:
+            typer.echo(f"{row['variant']:<18} {', '.join(row['flags'])}")
+            continue
+        typer.echo(
+            f"{row['variant']:<18} {macs['total']:7.3f} GMACs (x {macs['dense'] / macs['total']:.2f} fewer)  "
+            f"{rate['median']:8.1f} [{rate['p5']:.1f}, {rate['p95']:.1f}] images/s  "
+            f"x {ratio['median']:.2f} [{ratio['p5']:.2f}, {ratio['p95']:.2f}] of dense  {'; '.join(row['flags'])}"
+        )
+    for row in found["unreachable"]:
+        typer.echo(f"{row['variant']:<18} unreachable, floor {row['floor']:.3f}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from studies.reducers import Spec
 __all__ = ["STUDIES", "Unwritable", "check_identity", "plan", "time_variants", "writable"]
 
 STUDIES = {"pareto": "accuracy against cost of every reducer at the same budgets"}
-DATA_BATCH = {"scenes": 64, "imagenet": 64}
+BATCH = 64  # images, of the timing
 
 
 class Unwritable(ValueError):
@@ -99,19 +99,18 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> Non
 
 
 def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
-    """Time every variant of the study beside the dense model, all in this process, and record it. Weights do not matter
-    to speed and are random."""
+    """Time every variant of the study beside the dense model, all in this process, and record it."""
     import torch
 
-    from cropr.macs import count, dense_macs
     from studies.backbones import create_backbone
     from studies.datasets import create_dataset
-    from studies.measure.throughput import flag_speedup, measure
+    from studies.measure.bench import bench
     from studies.provenance import now, provenance
-    from studies.reducers import Unreachable, build, parse
+    from studies.reducers import Spec, parse
 
-    variants = {config.variant: config for config in configs if config.seed == configs[0].seed}
     first, started = configs[0], now()
+    variants: dict[str, tuple[Spec, float | None]] = {"none": (Spec("none"), None)}
+    variants |= {config.variant: (parse(config.reducer)[0], config.budget) for config in configs}
     content = [sorted(variants), first.backbone, first.device, quick, torch.__version__]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     folder = out / "speed" / f"{first.device}-{identity}"
@@ -120,39 +119,19 @@ def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
         if (folder / "result.json").exists():
             return
         torch.set_num_threads(os.cpu_count() or 1)
-        data, models, notes = create_dataset(first), {}, {}
+        data = create_dataset(first)
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False)
-        for name, config in variants.items():
-            (spec,) = parse(config.reducer)
-            try:
-                model = build(vit, spec, config.budget).model.fold().eval()
-            except Unreachable:
-                continue
-            models[name] = model
-            macs = count(model)
-            notes[name] = {
-                "reducer": spec.name, "label": spec.label, "budget_asked": config.budget,
-                "macs_g": {"total": macs.total / 1e9, "backbone": macs.backbone / 1e9, "scoring": macs.scoring / 1e9,
-                           "dense": dense_macs(vit) / 1e9},
-            }  # fmt: skip
-        if "none" not in models:
-            models = {"none": build(vit, Spec("none")).model.eval(), **models}
-            dense = dense_macs(vit) / 1e9
-            macs_g = {"total": dense, "backbone": dense, "scoring": 0.0, "dense": dense}
-            notes["none"] = {"reducer": "none", "label": "Dense", "budget_asked": None, "macs_g": macs_g}
-        timing = measure(
-            models,
-            img_size=vit.patch_embed.img_size[0],
-            batch_size=DATA_BATCH[first.dataset],
-            device=first.device,
-            rounds=5 if quick else 30,
-        )
-        for row in timing["variants"]:
-            row |= notes[row["variant"]]
-            ratio = row["macs_g"]["dense"] / row["macs_g"]["total"]
-            if row.get("ratio"):
-                row["flags"] += flag_speedup(row["ratio"]["median"], ratio)
-        origin = provenance(first.device, dtype="float32", seeds={}, fingerprint=data.fingerprint, started=started)
-        common = {"schema": SCHEMA, "id": folder.name, "status": "done", "quick": quick, "task": first.task,
-                  "dataset": first.dataset, "backbone": first.backbone, "study": first.study}  # fmt: skip
+        timing = bench(vit, variants, batch_size=BATCH, device=first.device, rounds=5 if quick else 30)
+        common = {
+            "schema": SCHEMA,
+            "id": folder.name,
+            "status": "done",
+            "quick": quick,
+            "task": first.task,
+            "dataset": first.dataset,
+            "backbone": first.backbone,
+            "study": first.study,
+        }
+        fingerprint = data.fingerprint
+        origin = provenance(first.device, dtype="float32", seeds={}, fingerprint=fingerprint, started=started)
         write_json(folder / "result.json", common | timing | {"provenance": origin})

@@ -35,6 +35,7 @@ def study(*args, timeout=300, **options):
         (("run", "--dataset", "imagenet", "--data", "/nowhere", "--backbone", "vit_tiny_patch16_224"), ["/nowhere"]),
         (("run", "--backbone", "vit_tinny_patch16_224"), ["vit_tiny_patch16_224"]),
         (("run", "--task", "segmentation"), ["'segmentation'", "classification"]),
+        (("run", "--recipe", "crop"), ["'crop'", "cropr", "evit"]),
         (("run", "--set", "epoch=3"), ["'epoch'", "epochs"]),
         (("status", "/nowhere"), ["/nowhere"]),
         (("report", "/nowhere"), ["/nowhere"]),

@@ -1,0 +1,32 @@
+"""Published recipes by name, as far as their papers and releases give them. Learning rates are those of the batch here.
+
+`cropr-study run --recipe cropr --dataset imagenet --data DIR --backbone vit_large_patch16_224.mae ...`
+"""
+
+from __future__ import annotations
+
+from studies.config import Recipe
+
+__all__ = ["RECIPES"]
+
+# arXiv 2412.00965, ImageNet, MAE ViT-L at 224 px: lr 1e-3 a batch of 256. 85.25 top-1 at rate 8 with last-layer fusion,
+# 85.78 dense (final epochs, by the logs of the release).
+CROPR = Recipe(
+    epochs=50, batch_size=1024, lr=4e-3, min_lr=1e-6, warmup_epochs=5, warmup_start=0.0, betas=(0.9, 0.999),
+    weight_decay=0.05, clip_grad=None, layer_decay=0.75, drop_path=0.2, label_smoothing=0.1, mixup=0.8, cutmix=1.0,
+    augment="rand-m9-mstd0.5-inc1", random_erasing=0.25, amp="float16",
+)  # fmt: skip
+
+# arXiv 2202.07800, fine-tuning: lr 2e-5 a batch of 512, no warm-up, dropout and drop path off.
+EVIT = Recipe(
+    epochs=30, batch_size=512, lr=2e-5, min_lr=2e-6, warmup_epochs=0.0, betas=(0.9, 0.999), weight_decay=1e-6,
+    clip_grad=None,
+)  # fmt: skip
+
+# arXiv 2106.02034: lr 1e-3 a batch of 1024; the backbone learns at a hundredth of it, and not at all for 5 epochs.
+DYNAMICVIT = Recipe(
+    epochs=30, batch_size=1024, lr=1e-3, warmup_epochs=5, betas=(0.9, 0.999), clip_grad=None, backbone_lr=0.01,
+    freeze_backbone_epochs=5,
+)  # fmt: skip
+
+RECIPES = {"cropr": CROPR, "evit": EVIT, "dynamicvit": DYNAMICVIT}
