@@ -264,6 +264,30 @@ def report(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A saved model: runs/ID/model of a study.")],
+    dataset: Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")] = "scenes",
+    data: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Accuracy of a saved reduced model; prints one JSON document."""
+    from studies.config import RunConfig
+    from studies.datasets import DATASETS, create_dataset
+    from studies.deploy import info, load
+    from studies.tasks.classification import evaluate as score
+
+    try:
+        one_of("data set", dataset, DATASETS)
+        backbone, where = info(model)["backbone"], resolve_device(device)
+        config = RunConfig("", "classification", dataset, backbone, "none", 1, None, 0, None, data_dir=data)
+        items, reduced = create_dataset(config), load(model)
+    except (ValueError, OSError) as error:
+        raise usage(error) from None
+    scores = score(reduced.to(where), items.test_batches(250), where)
+    typer.echo(json.dumps(scores.metrics | {"num_items": len(scores.predictions["item"])}))
+
+
+@app.command()
 def status(
     directory: Annotated[Path, typer.Argument(help="Record directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

@@ -24,6 +24,7 @@ from results.store import SCHEMA, Claim, run_status, write_bytes, write_failure,
 from studies.backbones import create_backbone
 from studies.config import RunConfig
 from studies.datasets import create_dataset
+from studies.deploy import save
 from studies.measure.flops import check_macs
 from studies.provenance import now, provenance
 from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
@@ -80,6 +81,7 @@ def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
+    save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, spec, data, started) | _outcome(config, built, objective, final, history)
     write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model)})
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue

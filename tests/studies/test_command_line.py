@@ -85,6 +85,9 @@ def test_run_stop_continue_and_repeat(tmp_path):
     before, after = json.loads(written[results[0]]), json.loads(results[0].read_bytes())
     assert (after["metrics"], after["weight_digest"]) == (before["metrics"], before["weight_digest"])
 
+    scores = json.loads(study("evaluate", results[0].parent / "model").stdout)
+    assert scores["top1"] == before["metrics"]["final"]["top1"] and scores["num_items"] == before["num_items"]
+
     status = json.loads(study("status", out, "--json").stdout)
     assert {row["state"] for row in status} == {"done"}
     other = study("run", "--quick", "--reducers", "none", "--set", "lr=0.1", "--out", out)
