@@ -38,6 +38,7 @@ class Recipe:
     accumulate: int = 1  # micro-batches per optimiser step; batch_size counts all of them
     checkpointing: bool = False
     backbone_lr: float = 1.0  # factor
+    reducer_lr: float = 1.0  # factor, of what a reducer learns from nothing
     freeze_backbone_epochs: float = 0.0
     epoch_offset: int = 0  # first epoch of the data, so that a fine-tune sees other compositions than its backbone
 

@@ -55,7 +55,7 @@ def parameter_groups(model: ReducedViT, recipe: Recipe, extra: nn.Module | None 
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        scale = 1.0
+        scale = recipe.reducer_lr
         if name.startswith("vit."):
             layer = _layer(name, depth)
             scale = recipe.backbone_lr * recipe.layer_decay ** (depth + 1 - layer)
