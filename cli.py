@@ -106,6 +106,11 @@ def run(
         one_of("launcher", launcher, ["local"])
         one_of("training", train, ["none", "recipe"])
         specs, shares = parse(reducers), parse_budgets(budgets)
+        if train == "none":
+            unlearnt = [spec.name for spec in specs if spec.method.learns]
+            if unlearnt and reducers.strip() != "all":
+                raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
+            specs = [spec for spec in specs if not spec.method.learns]
         recipe = pareto.QUICK_FINETUNE if quick else pareto.FINETUNE
         if recipe_name is not None:
             one_of("recipe", recipe_name, RECIPES)

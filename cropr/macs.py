@@ -29,6 +29,11 @@ class Macs:
     def total(self) -> int:
         return self.backbone + self.scoring
 
+    def record(self, dense: int) -> dict[str, float]:
+        """In units of 1e9, beside the `dense` model's."""
+        parts = {"total": self.total, "backbone": self.backbone, "scoring": self.scoring, "dense": dense}
+        return {name: macs / 1e9 for name, macs in parts.items()}
+
 
 def count(model: ReducedViT) -> Macs:
     """MACs of one image through `model` as it is deployed."""

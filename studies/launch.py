@@ -27,7 +27,8 @@ POLL_S = 0.5
 def run_here(
     configs: list[RunConfig], out: Path, *, jobs: int, progress: Progress, speed: Callable | None
 ) -> list[str]:
-    """Backbones, then runs in `jobs` processes, then the timing by itself. Returns the ids of the runs that failed.
+    """Backbones, then runs in `jobs` processes, then the timing by itself. Returns the ids of the runs that
+    failed ("speed": the timing).
 
     Stops its workers and raises KeyboardInterrupt on Ctrl-C; what was going on continues with the next command.
     """
@@ -54,9 +55,11 @@ def run_here(
         _wait(work, report)
     if speed is not None:
         progress("speed", 0, 1, "all variants, interleaved")
-        _wait([_start(speed)], lambda: None)
+        timing = _start(speed)
+        _wait([timing], lambda: None)
         progress("speed", 1, 1, "done")
-    return [config.id for config in configs if not _finished(out / "runs" / config.id)]
+    failed = [config.id for config in configs if not _finished(out / "runs" / config.id)]
+    return failed if speed is None or timing.exitcode == 0 else [*failed, "speed"]
 
 
 def backbone_key(config: RunConfig, out: Path) -> Path:

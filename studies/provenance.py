@@ -24,6 +24,8 @@ def provenance(device: str, *, dtype: str, seeds: dict[str, int], fingerprint: s
     """The provenance part of a record."""
     import torch
 
+    from studies.measure.clock import device_name
+
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -40,19 +42,6 @@ def provenance(device: str, *, dtype: str, seeds: dict[str, int], fingerprint: s
         "finished": now(),
         "host": socket.gethostname(),
     }
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or the processor's."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def sdpa_backend(device: str, dtype: str) -> str:

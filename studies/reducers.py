@@ -49,6 +49,7 @@ class Method:
     place: Mapping[str, Converter] = field(default_factory=dict)
     objective: Mapping[str, Converter] = field(default_factory=dict)
     model: Mapping[str, Converter] = field(default_factory=dict)
+    learns: bool = False  # has weights of its own: off the shelf it would choose at random
     version: int = 1  # part of the name of a run: raise it when the method computes something else
 
     @property
@@ -75,6 +76,7 @@ METHODS: dict[str, Method] = {
         | {"mlp": boolean, "mlp_ratio": float, "detach": boolean, "select": str},
         {"weight": float},
         {"llf": boolean},
+        learns=True,
     ),
     "tome": Method(
         "baselines.tome", "similar tokens are merged", ("r",), {"r": rates, "inflect": float, "proportional": boolean}
@@ -94,6 +96,7 @@ METHODS: dict[str, Method] = {
         {"ratio": float, "blocks": ints},
         {"ratio_weight": float, "distill_weight": float, "token": str, "batch_mean": boolean},
         {"llf": boolean, "policy": str},
+        learns=True,
     ),
 }
 

@@ -164,12 +164,7 @@ def _outcome(
             "best": {"top1": best["top1"], "epoch": best["epoch"]},
         },
         "num_items": len(final.predictions["item"]),
-        "macs_g": {
-            "total": macs.total / 1e9,
-            "backbone": macs.backbone / 1e9,
-            "scoring": macs.scoring / 1e9,
-            "dense": dense / 1e9,
-        },
+        "macs_g": macs.record(dense),
         "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
         "peak_memory_mib": peak_memory_mib(config.device),

@@ -89,7 +89,7 @@ def _rows(begin: int, end: int, column: Tensor) -> Tensor:
 class Trainer:
     """Trains `model` for `objective` on `data` by `recipe`, in `run_dir`.
 
-    `evaluate(model)` returns the metrics of an epoch; log.jsonl gets one line each. `alive()` is asked once an epoch.
+    `evaluate(model)` returns the metrics of an epoch; log.jsonl gets one line each.
     """
 
     def __init__(

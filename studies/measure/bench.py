@@ -42,12 +42,7 @@ def bench(vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], **opti
             "budget_asked": budget,
             "budget_reached": macs.total / dense,
             "tokens_per_block": [entering for entering, _, _ in model.token_counts()],
-            "macs_g": {
-                "total": macs.total / 1e9,
-                "backbone": macs.backbone / 1e9,
-                "scoring": macs.scoring / 1e9,
-                "dense": dense / 1e9,
-            },
+            "macs_g": macs.record(dense),
         }
     timing = measure(models, img_size=vit.patch_embed.img_size[0], **options)
     for row in timing["variants"]:

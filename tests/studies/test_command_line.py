@@ -28,6 +28,7 @@ def study(*args, timeout=300, **options):
         (("run", "paretto"), ["'paretto'", "pareto"]),
         (("run", "--reducers", "evti"), ["'evti'", "evit"]),
         (("run", "--reducers", "cropr:lff=true"), ["'lff'", "llf"]),
+        (("run", "--train", "none", "--reducers", "tome,cropr"), ["cropr", "weights to learn"]),
         (("run", "--budgets", "1.5"), ["1.5", "(0, 1]"]),
         (("run", "--budgets", "half"), ["'half'", "share"]),
         (("run", "--budgets", "0.01", "--reducers", "evit"), ["floor"]),
