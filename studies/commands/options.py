@@ -1,0 +1,42 @@
+"""Texts of the command line to values. Each raises ValueError that names the bad value and the valid ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from studies.reducers import nearest
+
+__all__ = ["one_of", "parse_budgets", "resolve_device"]
+
+
+def parse_budgets(text: str) -> list[float]:
+    """0.8,0.65,0.5 -> floats in (0, 1], each once."""
+    budgets = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            raise ValueError(
+                f"budget {part!r} is not a number; budgets are shares of the dense MACs, such as 0.5"
+            ) from None
+        if not 0 < value <= 1:
+            raise ValueError(f"budget {part} is outside (0, 1]; budgets are shares of the dense MACs, such as 0.5")
+        budgets.append(value)
+    return list(dict.fromkeys(budgets))
+
+
+def resolve_device(name: str) -> str:
+    """auto, cpu or cuda -> a device that is there."""
+    import torch
+
+    one_of("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch finds no GPU here; valid: auto, cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def one_of(kind: str, name: str, valid: Iterable[str]) -> None:
+    """Raise ValueError with the nearest match unless `name` is one of `valid`."""
+    valid = list(valid)
+    if name not in valid:
+        raise ValueError(nearest(kind, name, valid))

@@ -1,0 +1,50 @@
+"""`report`, `status` and `evaluate`: what is read out of the records of a study."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from studies.commands.options import one_of, resolve_device
+
+__all__ = ["evaluate", "status", "write_report"]
+
+
+def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
+    """Write the report, print its table, and return the paths of its files. Raises ValueError."""
+    from rich.console import Console
+
+    from results.report import build
+
+    report = build(dirs, published=published)
+    Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
+    return report.paths
+
+
+def status(directory: Path) -> list[dict[str, str]]:
+    """The state of every run by its files: id, state, detail. Raises ValueError."""
+    from results.store import run_status
+
+    if not (directory / "runs").is_dir():
+        raise ValueError(f"{directory} is no record directory: it has no runs/")
+    rows = []
+    for folder in sorted((directory / "runs").iterdir()):
+        state = run_status(folder)
+        rows.append({"id": folder.name, "state": state.state, "detail": state.detail})
+    return rows
+
+
+def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
+    """Metrics of a saved model on the test split. Raises ValueError, OSError."""
+    from studies.config import RunConfig
+    from studies.datasets import DATASETS, create_dataset
+    from studies.deploy import info, load
+    from studies.tasks.classification import evaluate as score
+
+    one_of("data set", dataset, DATASETS)
+    backbone, where = info(model)["backbone"], resolve_device(device)
+    config = RunConfig("", "classification", dataset, backbone, "none", 1, None, 0, None, data_dir=data)
+    items, reduced = create_dataset(config), load(model)
+    scores = score(reduced.to(where), items.test_batches(250), where)
+    return scores.metrics | {"num_items": len(scores.predictions["item"])}

@@ -1,0 +1,147 @@
+"""`run`: from the options of a study to its runs, its timing and its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from studies.commands.options import one_of, parse_budgets, resolve_device
+from studies.config import Recipe, RunConfig, replace_key
+from studies.reducers import Spec, Unreachable, parse
+
+__all__ = ["Options", "configs_of", "execute", "prepare"]
+
+
+@dataclass
+class Options:
+    """What `run` takes, as it was typed; cli.py says what each is."""
+
+    study: str = "pareto"
+    reducers: str = "all"
+    budgets: str = "0.8,0.65,0.5"
+    seeds: int = 1
+    task: str = "classification"
+    dataset: str = "scenes"
+    data: str | None = None
+    backbone: str = "scenes_vit"
+    launcher: str = "local"
+    out: Path | None = None
+    device: str = "auto"
+    train: str = "recipe"
+    recipe: str | None = None
+    jobs: int | None = None
+    settings: list[str] = field(default_factory=list)
+    quick: bool = False
+
+    @property
+    def directory(self) -> Path:
+        return self.out or Path("out") / self.study
+
+
+def configs_of(options: Options) -> list[RunConfig]:
+    """The runs that `options` ask for. Raises ValueError."""
+    from studies.datasets import DATASETS
+    from studies.study import STUDIES, plan
+
+    one_of("study", options.study, STUDIES)
+    one_of("task", options.task, ["classification"])
+    one_of("data set", options.dataset, DATASETS)
+    one_of("launcher", options.launcher, ["local"])
+    one_of("training", options.train, ["none", "recipe"])
+    budgets = parse_budgets(options.budgets)
+    name, _, checkpoint = options.backbone.partition("=")
+    return plan(
+        options.study, reducers_of(options), budgets[-1:] if options.quick else budgets, options.seeds,
+        task=options.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
+        data_dir=options.data, device=resolve_device(options.device), quick=options.quick, train=options.train,
+        recipe=recipe_of(options),
+    )  # fmt: skip
+
+
+def reducers_of(options: Options) -> list[Spec]:
+    """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
+    specs = parse(options.reducers)
+    if options.train == "recipe":
+        return specs
+    unlearnt = [spec.name for spec in specs if spec.method.learns]
+    if unlearnt and options.reducers.strip() != "all":
+        raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
+    return [spec for spec in specs if not spec.method.learns]
+
+
+def recipe_of(options: Options) -> Recipe:
+    """The recipe of the study, or a published one, with the settings of `--set`."""
+    from studies.catalogue import pareto
+    from studies.catalogue.recipes import RECIPES
+
+    recipe = pareto.QUICK_FINETUNE if options.quick else pareto.FINETUNE
+    if options.recipe is not None:
+        one_of("recipe", options.recipe, RECIPES)
+        recipe = RECIPES[options.recipe]
+    for setting in options.settings:
+        key, found, value = setting.partition("=")
+        if not found:
+            raise ValueError(f"--set {setting!r} is not key=value")
+        recipe = replace_key(recipe, key, value)
+    return recipe
+
+
+def prepare(configs: list[RunConfig], out: Path) -> None:
+    """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
+    from studies.study import check_identity, writable
+
+    fingerprint = preflight(configs)
+    writable(out)
+    check_identity(configs, out, fingerprint)
+
+
+def preflight(configs: list[RunConfig]) -> str:
+    """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
+    from studies.backbones import create_backbone
+    from studies.datasets import create_dataset
+    from studies.reducers import build
+
+    first = configs[0]
+    data = create_dataset(first)
+    vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint)
+    reachable, floors = False, []
+    for config in {config.variant: config for config in configs}.values():
+        try:
+            build(vit, parse(config.reducer)[0], config.budget)
+            reachable = True
+        except Unreachable as error:
+            floors.append(str(error))
+    if not reachable:
+        raise ValueError("; ".join(floors))
+    return data.fingerprint
+
+
+def execute(configs: list[RunConfig], options: Options) -> list[str]:
+    """Do the runs here, with a progress bar on a terminal, quietly elsewhere. Returns the ids of those that failed.
+
+    Raises KeyboardInterrupt on Ctrl-C, with the workers stopped.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from studies.launch import run_here
+    from studies.study import time_variants
+
+    out = options.directory
+    jobs = options.jobs or (1 if configs[0].device == "cuda" else os.cpu_count() or 1)
+    speed: Callable[[], None] = partial(time_variants, configs, out, options.quick)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(phase: str, done: int, total: int, doing: str) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
+
+        return run_here(configs, out, jobs=jobs, progress=progress, speed=speed)
