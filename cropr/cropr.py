@@ -210,8 +210,9 @@ def place(
 
 
 def scales(vit: nn.Module, num_patches: int, *, llf: bool = False, first_extra: int | None = None) -> list[Scale]:
-    """A constant rate down to one patch, and below its floor a geometric schedule."""
+    """A constant rate up to the largest whole one, and below the floor that it sets a geometric schedule. (A fraction
+    more would still fit, and would leave the last blocks next to nothing.)"""
     modules = len(vit.blocks) - (2 if llf else 1)
     extra = int(vit.num_prefix_tokens == 1) if first_extra is None else first_extra
-    most = (num_patches - extra - 1) / modules
+    most = float((num_patches - extra - 1) // modules)
     return [Scale("constant", "rate", most, 0.0), Scale("geometric", "ratio", 1 / num_patches, 1.0)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Built", "Spec", "Unreachable", "build", "make_objective", "nearest", "parse", "reduce"]
 
 Converter = Callable[[str], Any]  # text of an option -> its value; ValueError if it is none
-TOLERANCE = 0.01  # of the dense MACs, within which a budget counts as met
+TOLERANCE = 0.01  # of a budget, by which the cheapest setting of a schedule may exceed it
 
 
 def ints(text: str) -> tuple[int, ...]:
@@ -66,6 +66,7 @@ METHODS: dict[str, Method] = {
         ("rate", "ratio"),
         _MODULES,
         model={"llf": boolean},
+        version=2,
     ),
     "cropr": Method(
         "cropr.cropr",
@@ -77,6 +78,7 @@ METHODS: dict[str, Method] = {
         {"weight": float},
         {"llf": boolean},
         learns=True,
+        version=2,
     ),
     "tome": Method(
         "baselines.tome", "similar tokens are merged", ("r",), {"r": rates, "inflect": float, "proportional": boolean}
@@ -239,10 +241,11 @@ def _solve(
             # Cropr and random share one schedule, so what only one of them pays must not move it.
             return (macs.backbone if spec.name in ("cropr", "random") else macs.total) / dense
 
-        value, reached = solve(share, scale.cheapest, scale.dearest, budget)
-        if abs(reached - budget) <= TOLERANCE:
+        lowest = share(scale.cheapest)
+        if budget >= (1 - TOLERANCE) * lowest:
+            value, _ = solve(share, scale.cheapest, scale.dearest, budget)
             return scale.kind, {scale.parameter: value}
-        floor = min(floor, share(scale.cheapest))
+        floor = min(floor, lowest)
     raise Unreachable(spec, budget, floor)
 
 

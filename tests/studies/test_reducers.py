@@ -3,8 +3,10 @@
 import pytest
 from timm.models.vision_transformer import VisionTransformer
 
+from cropr.cropr import scales
 from cropr.macs import dense_macs
 from cropr.schedule import solve
+from studies.backbones import create_backbone
 from studies.reducers import METHODS, Unreachable, build, parse
 
 
@@ -46,8 +48,20 @@ def test_cropr_and_random_share_one_schedule():
 
 
 def test_below_the_floor_of_a_constant_rate_the_schedule_is_geometric():
-    assert build(tiny(), parse("cropr")[0], 0.5).kind == "constant"
-    assert build(tiny(), parse("cropr")[0], 0.3).kind == "geometric"
+    assert build(tiny(), parse("cropr")[0], 0.55).kind == "constant"
+    assert build(tiny(), parse("cropr")[0], 0.45).kind == "geometric"
+
+
+@pytest.mark.parametrize(
+    ("model", "llf", "floor"),
+    [("scenes_vit", "false", 0.514), ("scenes_vit", "true", 0.596)]
+    + [("vit_small_patch16_224", "false", 0.514), ("vit_small_patch16_224", "true", 0.548)],
+)
+def test_the_floor_of_a_constant_rate_is_the_published_one(model, llf, floor):
+    vit = create_backbone(model, pretrained=False)
+    most = scales(vit, vit.patch_embed.num_patches, llf=llf == "true")[0].cheapest
+    reached = build(vit, parse(f"cropr:llf={llf},rate={most:g}")[0]).reached
+    assert most == int(most) and round(reached, 3) == floor
 
 
 def test_an_unreachable_budget_names_the_floor():
