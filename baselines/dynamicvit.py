@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.objective import Criterion, Objective
+from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.reducer import Dropper
 from cropr.schedule import Scale, staged, stages
 from cropr.tokens import Attended, Tokens
@@ -74,28 +74,33 @@ class DynamicViT(Dropper):
 
 
 def ratio_loss(decisions: list[Tensor], ratios: list[float], batch_mean: bool = False) -> Tensor:
-    """Squared distance of the share kept, of every image (or of the batch), from its target; a sum over the stages."""
+    """Squared distance of the share kept from its target, summed over the stages and over the images. `batch_mean`: of
+    the batch's mean share, counted once for each image."""
     shares = [keep.mean(dim=1) for keep in decisions]
-    shares = [share.mean() for share in shares] if batch_mean else shares
-    terms = [((share - ratio) ** 2).mean() for share, ratio in zip(shares, ratios, strict=True)]
+    shares = [share.mean().expand(len(share)) for share in shares] if batch_mean else shares
+    terms = [((share - ratio) ** 2).sum() for share, ratio in zip(shares, ratios, strict=True)]
     return sum(terms[1:], start=terms[0])
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence of the student's classes [B, C] from the teacher's, a mean over the batch."""
-    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+    """KL divergence of the student's classes [B, C] from the teacher's, a sum over the batch."""
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="sum", log_target=True)
+
+
+def kept_tokens(keep: Tensor) -> Tensor:
+    """[] how many of `keep` [B, N] are 1."""
+    return (keep.detach() > 0.5).sum()
 
 
 def token_loss(student: Tensor, teacher: Tensor, keep: Tensor, kind: str = "mse") -> Tensor:
-    """Distance of normed patches [B, N, D] from the teacher's over the tokens with `keep` [B, N] of 1; 0 if there is
-    none. "mse", or "kl" between softmaxes over the width."""
-    weight = (keep.detach() > 0.5).to(student.dtype)
+    """Distance of normed patches [B, N, D] from the teacher's, summed over the tokens with `keep` [B, N] of 1. "mse",
+    or "kl" between softmaxes over the width."""
     if kind == "mse":
         distance = (student - teacher).square().mean(dim=-1)
     else:
         ours, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
         distance = (theirs.exp() * (theirs - ours)).sum(dim=-1)
-    return (distance * weight).sum() / weight.sum().clamp(min=1)
+    return (distance.float() * (keep.detach() > 0.5)).sum()
 
 
 class DynamicViTObjective(Objective):
@@ -120,14 +125,27 @@ class DynamicViTObjective(Objective):
         super().__init__(criterion)
         self.teacher = teacher.eval().requires_grad_(False)
         self.ratios, self.token, self.batch_mean = ratios, token, batch_mean
+        self.separable = not batch_mean  # the square of a mean over the batch is no sum over its images
         self.ratio_weight, self.distill_weight, self.ce_weight = ratio_weight, distill_weight, ce_weight
 
-    def __call__(self, model: ReducedViT, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
         with torch.no_grad():
-            features = self.teacher.forward_features(images)
+            features = self.teacher.forward_features(batch.images)
             teacher = self.teacher.forward_head(features), features[:, model.num_prefix_tokens :]
-        tokens = model.forward_features(images)
-        return self.combine(model.forward_head(tokens), tokens.patches, list(tokens.aux), target, *teacher)
+        tokens = model.forward_features(batch.images)
+        decisions = list(tokens.aux)
+        terms = self.combine(model.forward_head(tokens), tokens.patches, decisions, batch.target, *teacher)
+        return terms, self.count(decisions[-1], batch.target)
+
+    def counts(self, model: ReducedViT, batch: Labelled) -> Counts:
+        """A pass through the model: which tokens stay is its decision (with the same random numbers, the same one)."""
+        with torch.no_grad():
+            return self.count(model.forward_features(batch.images).aux[-1], batch.target)
+
+    def count(self, keep: Tensor, target: Tensor) -> Counts:
+        """Labels, images, and tokens that are finally kept, `keep` [B, N]."""
+        images = torch.full((), len(keep), device=keep.device)
+        return {"label": self.criterion.count(target), "image": images, "kept": kept_tokens(keep)}
 
     def combine(
         self,
@@ -137,17 +155,16 @@ class DynamicViTObjective(Objective):
         target: Tensor,
         teacher_logits: Tensor,
         teacher_patches: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> Terms:
         """The loss out of what student and teacher returned."""
-        parts = {
-            "ce": self.criterion(logits, target),
-            "ratio": ratio_loss(decisions, self.ratios, self.batch_mean),
-            "kl": distillation_loss(logits, teacher_logits),
-            "token": token_loss(patches, teacher_patches, decisions[-1], self.token),
+        ratio = ratio_loss(decisions, self.ratios, self.batch_mean)
+        token = token_loss(patches, teacher_patches, decisions[-1], self.token)
+        return {
+            "ce": Term(self.criterion(logits, target), "label", self.ce_weight),
+            "ratio": Term(ratio, "image", self.ratio_weight / len(self.ratios)),
+            "kl": Term(distillation_loss(logits, teacher_logits), "image", self.distill_weight),
+            "token": Term(token, "kept", self.distill_weight),
         }
-        loss = self.ce_weight * parts["ce"] + self.ratio_weight * parts["ratio"] / len(self.ratios)
-        loss = loss + self.distill_weight * (parts["kl"] + parts["token"])
-        return loss, {name: part.detach() for name, part in parts.items()}
 
 
 def place(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp, trunc_normal_
 from torch import Tensor, nn
 
-from cropr.objective import Criterion, Objective
+from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.random_bits import uniform
 from cropr.reducer import Dropper
 from cropr.schedule import Scale, constant, geometric
@@ -184,14 +184,13 @@ class CroprObjective(Objective):
         super().__init__(criterion)
         self.weight = weight
 
-    def __call__(self, model: ReducedViT, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens = model.forward_features(images)
-        main = self.criterion(model.forward_head(tokens), target)
-        loss, parts = main, {"main": main.detach()}
+    def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
+        tokens = model.forward_features(batch.images)
+        terms = {"main": Term(self.criterion(model.forward_head(tokens), batch.target), "label")}
         for i, logits in enumerate(tokens.aux):
-            auxiliary = sum(self.criterion(query, target) for query in logits.unbind(1)) / logits.shape[1]
-            loss, parts[f"aux_{i}"] = loss + self.weight * auxiliary, auxiliary.detach()
-        return loss, parts
+            losses = [self.criterion(query, batch.target) for query in logits.unbind(1)]
+            terms[f"aux_{i}"] = Term(sum(losses[1:], start=losses[0]) / len(losses), "label", self.weight)
+        return terms, self.counts(model, batch)
 
 
 def place(

@@ -1,7 +1,10 @@
 """One training loop for every task and reducer, which can be stopped at any step and continued.
 
-The state is one safetensors file, replaced atomically: model, averaged weights, optimiser, scaler, random numbers and
-step.
+The state is one safetensors file, replaced atomically: model, averaged weights, optimiser, scaler, random numbers, step
+and log. It is never written with a number in it that is none.
+
+A batch may be worked off in micro-batches (`Recipe.accumulate`): every part divides its sums by the counts of the whole
+batch, so that the gradient is that of the whole batch whatever its terms are means over.
 """
 
 from __future__ import annotations
@@ -17,23 +20,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cropr.objective import Counts, weighted_loss
 from cropr.vit import ReducedViT
-from results.store import append_line, write_bytes
+from results.store import append_line, write_text
 from studies.config import Recipe
 from studies.data import Batch
+from studies.state import below, load_optimizer, optimizer_tensors, read_state, under, write_state
 
-__all__ = ["Diverged", "Trainer", "learning_rate", "parameter_groups"]
+__all__ = ["Diverged", "Stopped", "Trainer", "learning_rate", "parameter_groups"]
 
 SAVE_EVERY_S = 60.0  # between two saves; a killed run loses at most this, and an epoch's end always saves
 
 
 class Diverged(FloatingPointError):
-    """The loss is not a number any more."""
+    """The loss, or what it left of the model, is not a number any more."""
+
+
+class Stopped(Exception):
+    """Training was asked to stop. Its exact state is on disk, and the same run continues from there."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, warmup_steps: float) -> float:
@@ -114,10 +121,18 @@ class Trainer:
         self.steps = recipe.epochs * self.steps_per_epoch
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
+        self.loss_sum = torch.zeros((), device=device)  # since the epoch began
+        self.started = self.saved = time.monotonic()
+        self.stopping = False
         self.amp = getattr(torch, recipe.amp) if recipe.amp else None
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp is torch.float16)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         model.vit.set_grad_checkpointing(recipe.checkpointing)
+        if recipe.accumulate > 1 and not objective.separable:
+            raise ValueError(
+                f"accumulate={recipe.accumulate} splits a batch whose loss squares a mean over all of it "
+                "(batch_mean=true); use accumulate=1, or batch_mean=false"
+            )
         self.mixup = self._mixup()
 
     def _mixup(self) -> Any:
@@ -139,31 +154,29 @@ class Trainer:
     def run(self) -> list[dict[str, float]]:
         """Train from the last saved state, if there is one, to the end. Returns the log of all epochs.
 
-        Raises Diverged; the last good state stays on disk.
+        Raises Diverged (the last good state stays on disk), and Stopped behind a call of `stop`.
         """
         torch.manual_seed(self.seed)
         if self.state_file.exists():
             self.load()
-        started = saved = time.monotonic()
-        while self.step < self.steps:
-            epoch, within = divmod(self.step, self.steps_per_epoch)
-            total, count = torch.zeros((), device=self.device), 0
+        self.started = self.saved = time.monotonic()
+        while len(self.history) < self.recipe.epochs:
+            epoch = len(self.history)
             self.model.train()
-            for batch in self._batches(epoch, within):
-                total += self._step(batch)
-                count += 1
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    self._check(total, epoch)
-                    self.seconds += time.monotonic() - started
+            for batch in self._batches(epoch, self.step - epoch * self.steps_per_epoch):
+                self.loss_sum += self._step(batch)
+                if self.stopping or time.monotonic() - self.saved > SAVE_EVERY_S:
                     self.save()
-                    started = saved = time.monotonic()
-            loss = self._check(total, epoch) / count
-            self.seconds += time.monotonic() - started
-            started = time.monotonic()
-            self._finish_epoch(epoch, loss)
+                if self.stopping:
+                    raise Stopped(f"stopped at step {self.step} of {self.steps}; the same run continues from there")
+            self.check()
+            self._finish_epoch(epoch)
             self.save()
-            started = saved = time.monotonic()
         return self.history
+
+    def stop(self) -> None:
+        """Save and raise Stopped at the end of the step at hand. May be called by a signal handler, or a thread."""
+        self.stopping = True
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         rest = self.data.train_batches(epoch + self.recipe.epoch_offset, self.recipe.batch_size, start)
@@ -179,20 +192,7 @@ class Trainer:
             group["lr"] = 0.0 if frozen and group["vit"] else rate * group["lr_scale"]
         self.objective.before_step(self.model, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        batch = mapped(batch, lambda column: column.to(self.device, non_blocking=True))
-        if self.mixup is not None:
-            np.random.seed((self.seed * 1_000_003 + self.step) % 2**32)  # timm's Mixup draws from numpy's global state
-            images, target = self.mixup(batch.images, batch.target)
-            batch = batch._replace(images=images, target=target)
-        total = torch.zeros((), device=self.device)
-        size = math.ceil(recipe.batch_size / recipe.accumulate)
-        for begin in range(0, len(batch.images), size):
-            part = mapped(batch, partial(_rows, begin, begin + size))
-            share = len(part.images) / len(batch.images)
-            with torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None):
-                loss = self._loss(part) * share
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
+        total = self._backward(self._prepared(batch))
         if recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -204,69 +204,110 @@ class Trainer:
         self.step += 1
         return total
 
-    def _loss(self, batch: Batch) -> Tensor:
-        if hasattr(self.objective, "loss"):
-            return self.objective.loss(self.model, batch)[0]
-        return self.objective(self.model, batch.images, batch.target)[0]
+    def _prepared(self, batch: Batch) -> Batch:
+        batch = mapped(batch, lambda column: column.to(self.device, non_blocking=True))
+        if self.mixup is None:
+            return batch
+        np.random.seed((self.seed * 1_000_003 + self.step) % 2**32)  # timm's Mixup draws from numpy's global state
+        images, target = self.mixup(batch.images, batch.target)
+        return batch._replace(images=images, target=target)
 
-    def _check(self, total: Tensor, epoch: int) -> float:
-        value = float(total)
-        if not math.isfinite(value):
-            raise Diverged(f"the loss became {value} in epoch {epoch + 1}, at step {self.step} of {self.steps}")
-        return value
+    def _backward(self, batch: Batch) -> Tensor:
+        """Adds up the gradient of `batch`, part by part; returns its loss."""
+        shares, size = self.recipe.accumulate, len(batch.images)
+        parts = [mapped(batch, partial(_rows, size * i // shares, size * (i + 1) // shares)) for i in range(shares)]
+        counts: Counts | None = None
+        if shares > 1:
+            each = []
+            for i, part in enumerate(parts):
+                self._draw(i)  # as again below: what a method decides at random is the same both times
+                with self._autocast():
+                    each.append(self.objective.counts(self.model, part))
+            counts = {name: torch.stack([own[name] for own in each]).sum() for name in each[0]}
+        total = torch.zeros((), device=self.device)
+        for i, part in enumerate(parts):
+            self._draw(i)
+            with self._autocast():
+                terms, own = self.objective(self.model, part)
+                loss = weighted_loss(terms, counts or own)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
-    def _finish_epoch(self, epoch: int, loss: float) -> None:
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None)
+
+    def _draw(self, share: int) -> None:
+        """Random numbers of a share of the batch (drop path, decisions) are a function of seed, step and share. A batch
+        that is one share goes on with those of the step before."""
+        if (shares := self.recipe.accumulate) > 1:
+            torch.manual_seed((self.seed * 1_000_003 + self.step) * shares + share)
+
+    def check(self) -> None:
+        """Raise Diverged unless the loss since the epoch began and all that would be saved are numbers. Waits for the
+        device."""
+        where = f"in epoch {len(self.history) + 1}, at step {self.step} of {self.steps}"
+        if not math.isfinite(loss := float(self.loss_sum)):
+            raise Diverged(f"the loss became {loss} {where}")
+        numbers = [tensor for tensor in self._tensors().values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in numbers]).all() or not self.scaler.get_scale() > 0:
+            raise Diverged(f"the weights are no longer finite {where}, though the loss was")
+
+    def _finish_epoch(self, epoch: int) -> None:
+        self._take_time()
+        loss = float(self.loss_sum) / self.steps_per_epoch
         line = {"epoch": epoch + 1, "epochs": self.recipe.epochs, "train_loss": loss, "train_seconds": self.seconds}
         self.objective.before_step(self.model, 1.0)  # a keep rate that still shrinks is evaluated at its final value
         if self.evaluate is not None:
             line |= self.evaluate(self.evaluated)
         self.history.append(line)
+        self.loss_sum.zero_()
         append_line(self.run_dir / "log.jsonl", line)
+        self.started = time.monotonic()
+
+    def _take_time(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.started = self.seconds + now - self.started, now
 
     @property
     def evaluated(self) -> nn.Module:
         """The model whose metrics count: the averaged one, where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def save(self) -> None:
-        """The whole state in one file, replaced in one move."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that training changes."""
+        tensors = under("model", self.model.state_dict()) | under("optimizer", optimizer_tensors(self.optimizer))
         if self.extra is not None:
-            tensors |= {f"objective.{name}": tensor for name, tensor in self.extra.state_dict().items()}
+            tensors |= under("objective", self.extra.state_dict())
         if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
+            tensors |= under("average", self.average.state_dict())
+        return tensors
+
+    def save(self) -> None:
+        """Replace the state on disk. Raises Diverged, and leaves the last one, where a number is none."""
+        self.check()
+        self._take_time()
+        tensors = self._tensors() | {"loss_sum": self.loss_sum, "random.cpu": torch.get_rng_state()}
         if self.device.startswith("cuda"):
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        scalars = {
+        write_state(self.state_file, tensors, {
             "step": self.step, "seconds": self.seconds, "history": self.history, "scaler": self.scaler.state_dict()
-        }  # fmt: skip
-        metadata = {"state": json.dumps(scalars)}
-        write_bytes(self.state_file, to_bytes({n: t.contiguous().clone() for n, t in tensors.items()}, metadata))
+        })  # fmt: skip
+        self.started = self.saved = time.monotonic()
 
     def load(self) -> None:
-        """Continue where `save` was called."""
-        with safe_open(self.state_file, "pt") as file:
-            scalars = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
+        """Continue where `save` was called; the log says again what it said then."""
+        tensors, values = read_state(self.state_file)
+        self.model.load_state_dict(below("model", tensors))
         if self.extra is not None:
-            self.extra.load_state_dict(part("objective."))
+            self.extra.load_state_dict(below("objective", tensors))
         if self.average is not None:
-            self.average.load_state_dict(part("average."))
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in part("optimizer.").items():
-            index, name = key.split(".")
-            states.setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.scaler.load_state_dict(scalars["scaler"])
-        self.step, self.seconds, self.history = scalars["step"], scalars["seconds"], scalars["history"]
+            self.average.load_state_dict(below("average", tensors))
+        load_optimizer(self.optimizer, below("optimizer", tensors))
+        self.scaler.load_state_dict(values["scaler"])
+        self.step, self.seconds, self.history = values["step"], values["seconds"], values["history"]
+        self.loss_sum = tensors["loss_sum"].to(self.device)
+        write_text(self.run_dir / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.startswith("cuda"):
             torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.objective import Criterion
+from cropr.objective import Counts, Criterion, CrossEntropy, Term, Terms
 from cropr.vit import ReducedViT
 from studies.data import Batch
 
@@ -21,8 +21,8 @@ __all__ = ["BackboneObjective", "Evaluation", "criterion", "evaluate"]
 
 
 def criterion(label_smoothing: float = 0.0) -> Criterion:
-    """Mean cross-entropy of logits [B, C] with classes [B], or with soft targets [B, C] (mixup)."""
-    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    """Cross-entropy of logits [B, C] with classes [B], or with soft targets [B, C] (mixup)."""
+    return CrossEntropy(label_smoothing)
 
 
 class BackboneObjective(nn.Module):
@@ -30,10 +30,11 @@ class BackboneObjective(nn.Module):
     chance for long. The layer is gone after training."""
 
     name = "CE of classes + CE of patches"
+    separable = True
 
     def __init__(self, embed_dim: int, num_classes: int, label_smoothing: float = 0.0):
         super().__init__()
-        self.criterion = criterion(label_smoothing)
+        self.criterion, self.patch_criterion = criterion(label_smoothing), criterion()
         self.patch_head = nn.Linear(embed_dim, num_classes + 1)
         nn.init.trunc_normal_(self.patch_head.weight, std=0.02)
         nn.init.zeros_(self.patch_head.bias)
@@ -41,12 +42,18 @@ class BackboneObjective(nn.Module):
     def before_step(self, model: ReducedViT, progress: float) -> None:
         pass
 
-    def loss(self, model: ReducedViT, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, model: ReducedViT, batch: Batch) -> tuple[Terms, Counts]:
         assert batch.patch_target is not None  # only data sets with labels of patches train a backbone
         tokens = model.forward_features(batch.images)
         classes = self.criterion(model.forward_head(tokens), batch.target)
-        patches = F.cross_entropy(self.patch_head(tokens.patches).flatten(0, 1), batch.patch_target.flatten())
-        return classes + patches, {"class": classes.detach(), "patch": patches.detach()}
+        named = self.patch_head(tokens.patches).flatten(0, 1)
+        patches = self.patch_criterion(named, batch.patch_target.flatten())
+        return {"class": Term(classes, "label"), "patch": Term(patches, "patch")}, self.counts(model, batch)
+
+    def counts(self, model: ReducedViT, batch: Batch) -> Counts:
+        assert batch.patch_target is not None
+        patches = self.patch_criterion.count(batch.patch_target)
+        return {"label": self.criterion.count(batch.target), "patch": patches}
 
 
 class Evaluation(NamedTuple):

@@ -30,6 +30,7 @@ from baselines.evit import place as place_evit
 from baselines.tome import bipartite_matching, destinations, merge, merges_per_block
 from baselines.tome import place as place_tome
 from cropr.masking import policy_softmax
+from cropr.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import kept, staged
 from cropr.tokens import take
@@ -263,7 +264,7 @@ def test_evit_keep_rate_over_training():
     for row in numbers("schedules/evit_keep_rate")["adjust_keep_rate"]:
         start = row["warmup_epochs"] / row["total_epochs"]
         model = SimpleNamespace(reducers={"3": EViT(row["base_keep_rate"])})
-        objective = EViTObjective(F.cross_entropy, start, 1 - start)
+        objective = EViTObjective(CrossEntropy(), start, 1 - start)
         for point in row["points"]:
             progress = point["iters"] / (row["ITERS_PER_EPOCH"] * row["total_epochs"])
             rate = keep_rate_at(row["base_keep_rate"], progress, start, 1 - start)
@@ -328,14 +329,16 @@ def forced(policy="exact"):
 
 
 def objective(**options):
-    return DynamicViTObjective(F.cross_entropy, nn.Identity(), RATIOS, **options)
+    return DynamicViTObjective(CrossEntropy(), nn.Identity(), RATIOS, **options)
 
 
 def combine(objective, logits, patches, decisions):
     inputs = tensors("dynamicvit/inputs")
     teacher = inputs["teacher_logits"], inputs["teacher_tokens"]
-    loss, parts = objective.combine(logits, patches, decisions, inputs["targets"], *teacher)
-    return loss, torch.stack([parts[name] for name in ("ce", "ratio", "kl", "token")])
+    terms = objective.combine(logits, patches, decisions, inputs["targets"], *teacher)
+    counts = objective.count(decisions[-1], inputs["targets"])
+    means = [weighted_loss({name: terms[name]._replace(weight=1.0)}, counts) for name in ("ce", "ratio", "kl", "token")]
+    return weighted_loss(terms, counts), torch.stack(means)
 
 
 def test_dynamicvit_in_training():
@@ -405,7 +408,7 @@ def test_dynamicvit_loss(name):
     same(parts[:3], right[:3])
     # The numbers were made with a mask of its own for the tokens; ours is the last decision, as in training.
     teacher, mask = tensors("dynamicvit/inputs")["teacher_tokens"], given["mask"][..., 0]
-    same(token_loss(given["token_pred"], teacher, mask, ours.token), right[3])
+    same(token_loss(given["token_pred"], teacher, mask, ours.token) / mask.sum(), right[3])
     same(loss + ours.distill_weight * (right[3] - parts[3]), given[f"{name}.loss"])
 
 
@@ -416,8 +419,8 @@ def test_dynamicvit_loss_when_nothing_is_kept():
     parts = torch.stack(
         [
             F.cross_entropy(given["pred"], inputs["targets"]),
-            ratio_loss(decisions, RATIOS),
-            distillation_loss(given["pred"], inputs["teacher_logits"]),
+            ratio_loss(decisions, RATIOS) / 3,
+            distillation_loss(given["pred"], inputs["teacher_logits"]) / 3,
             token_loss(given["token_pred"], inputs["teacher_tokens"], none),
         ]
     )
@@ -433,10 +436,10 @@ def test_wrong_losses_are_told_apart():
     given, inputs = tensors("dynamicvit/expected_loss"), tensors("dynamicvit/inputs")
     decisions = [given[f"decision{s}"] for s in range(3)]
     _, _, kl, token = given["deit.parts_cls_ratio_clskl_token"]
-    misses(distillation_loss(inputs["teacher_logits"], given["pred"]), kl)  # the two exchanged
-    misses(token_loss(given["token_pred"], inputs["teacher_tokens"], torch.ones(3, 196)), token)
+    misses(distillation_loss(inputs["teacher_logits"], given["pred"]) / 3, kl)  # the two exchanged
+    misses(token_loss(given["token_pred"], inputs["teacher_tokens"], torch.ones(3, 196)) / (3 * 196), token)
     ratio = given["deit.parts_cls_ratio_clskl_token"][1]
-    misses(ratio_loss(decisions, RATIOS, batch_mean=True), ratio)
+    misses(ratio_loss(decisions, RATIOS, batch_mean=True) / 3, ratio)
     loss, _ = combine(objective(ratio_weight=6.0), given["pred"], given["token_pred"], decisions)  # without the third
     misses(loss, given["deit.loss"])
 

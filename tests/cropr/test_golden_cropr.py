@@ -1,5 +1,7 @@
 """Cropr against numbers of the official implementation, classification and segmentation."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from golden_numbers import (
 )
 
 from cropr.cropr import CroprModule, CroprObjective, place
+from cropr.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import constant, curriculum
 from cropr.tokens import Tokens
@@ -99,8 +102,11 @@ def test_classification_in_training():
     same(model.forward_head(tokens), expected["train.logits"])
     same(torch.stack([logits[:, 0] for logits in tokens.aux]), expected["train.aux_logits"])
 
-    loss, parts = CroprObjective(F.cross_entropy)(model, inputs["images"], inputs["targets"])
-    losses = torch.stack([loss, parts["main"], *(parts[f"aux_{i}"] for i in range(6))])
+    batch = SimpleNamespace(images=inputs["images"], target=inputs["targets"])
+    terms, counts = CroprObjective(CrossEntropy())(model, batch)
+    loss = weighted_loss(terms, counts)
+    parts = [weighted_loss({name: terms[name]}, counts) for name in ("main", *(f"aux_{i}" for i in range(6)))]
+    losses = torch.stack([loss, *parts])
     same(losses, expected["train.losses"])
     loss.backward()
     same_gradient(model.vit.blocks[0].attn.qkv.weight, expected["train.grad.blocks.0.attn.qkv.weight"])
@@ -117,7 +123,8 @@ def test_wrong_classifiers_are_told_apart():
         misses(classifier(llf=False)(inputs["images"]), expected["eval.logits"])  # dropped tokens do not come back
 
     attached = classifier(detach=False).train()
-    loss, parts = CroprObjective(F.cross_entropy)(attached, inputs["images"], inputs["targets"])
+    batch = SimpleNamespace(images=inputs["images"], target=inputs["targets"])
+    loss = weighted_loss(*CroprObjective(CrossEntropy())(attached, batch))
     loss.backward()
     right = expected["train.grad.blocks.0.attn.qkv.weight"]
     gradient = attached.vit.blocks[0].attn.qkv.weight.grad
@@ -211,8 +218,9 @@ def test_segmentation_in_training():
     same(masks, expected["train.masks"])
 
     truth, small = inputs["seg_gt"].long(), expected["train.seg_gt_down"].long()
-    main = F.cross_entropy(masks, truth, ignore_index=255)
-    auxiliary = [F.cross_entropy(logits, small, ignore_index=255) for logits in aux]
+    criterion = CrossEntropy(ignore_index=255)
+    main = criterion(masks, truth) / criterion.count(truth)
+    auxiliary = [criterion(logits, small) / criterion.count(small) for logits in aux]
     loss = main + sum(auxiliary)
     same(torch.stack([loss, main, *auxiliary]), expected["train.losses"])
     loss.backward()

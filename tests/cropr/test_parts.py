@@ -1,5 +1,7 @@
 """Dense outputs, selections, schedules and costs: the parts beside the published methods."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from baselines.random_pruning import RandomPruning
 from baselines.tome import ToMe
 from cropr.cropr import CroprModule, CroprObjective, module_keeps, place
 from cropr.macs import count, dense_macs
+from cropr.objective import CrossEntropy, weighted_loss
 from cropr.random_bits import image_seeds, uniform
 from cropr.schedule import constant, curriculum, geometric, kept, solve, spread, staged
 from cropr.tokens import Tokens
@@ -112,12 +115,13 @@ def test_several_queries_count_once_together():
     vit = tiny("token")
     model = ReducedViT(vit, place(vit, NUM_PATCHES, rate=5, queries=3)).train()
     target = torch.tensor([0, 3, 6])
-    loss, parts = CroprObjective(F.cross_entropy, weight=0.5)(model, images(), target)
+    batch = SimpleNamespace(images=images(), target=target)
+    terms, counts = CroprObjective(CrossEntropy(), weight=0.5)(model, batch)
     tokens = model.forward_features(images())
     by_head = [sum(F.cross_entropy(aux[:, m], target) for m in range(3)) / 3 for aux in tokens.aux]
     main = F.cross_entropy(model.forward_head(tokens), target)
-    torch.testing.assert_close(loss, main + 0.5 * sum(by_head))
-    torch.testing.assert_close(torch.stack([parts[f"aux_{i}"] for i in range(4)]), torch.stack(by_head).detach())
+    torch.testing.assert_close(weighted_loss(terms, counts), main + 0.5 * sum(by_head))
+    torch.testing.assert_close(torch.stack([terms[f"aux_{i}"].total / 3 for i in range(4)]), torch.stack(by_head))
 
 
 # Schedules and costs

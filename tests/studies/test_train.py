@@ -1,29 +1,38 @@
-"""The training loop: schedule, groups, and that a stopped training ends like one that was not."""
+"""The training loop: schedule, groups, a batch in parts, a training that is stopped, and one that diverges."""
 
 import dataclasses
+import json
+import os
+import signal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
+from baselines.dynamicvit import DynamicViT, DynamicViTObjective
+from cropr.objective import CrossEntropy, Objective, Term, weighted_loss
+from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
+from studies.data import Batch
 from studies.data.scenes import Scenes
 from studies.reducers import build, make_objective, parse
 from studies.run import weight_digest
 from studies.tasks.classification import criterion
-from studies.train import Diverged, Trainer, learning_rate, parameter_groups
+from studies.train import Diverged, Stopped, Trainer, learning_rate, parameter_groups
 
 RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an epoch
 
 
-def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None):
+def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
     (spec,) = parse(reducer)
     built = build(vit, spec, None if spec.name == "none" or spec.is_native else 0.7)
     objective = make_objective(spec, built, criterion(), lambda: vit)
     folder.mkdir(exist_ok=True)
-    return Trainer(built.model, objective, Scenes(), recipe, folder, evaluate=evaluate)
+    return Trainer(built.model, objective, data or Scenes(), recipe, folder, evaluate=evaluate)
 
 
 class Killed(Exception):
@@ -62,24 +71,232 @@ def test_the_same_config_gives_the_same_weights_and_another_seed_does_not(tmp_pa
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path):
-    good = trainer(tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=1))
+class Interrupted(Scenes):
+    """The process gets a signal while it works on batch number `at`."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.given = at, 0
+
+    def train_batches(self, epoch, batch_size, start=0):
+        for batch in super().train_batches(epoch, batch_size, start):
+            self.given += 1
+            if self.given == self.at:
+                os.kill(os.getpid(), signal.SIGUSR2)
+            yield batch
+
+
+@pytest.mark.parametrize(("reducer", "accumulate"), [("dynamicvit", 1), ("cropr", 2)])
+def test_a_signal_stops_at_a_step_and_the_rest_is_as_if_it_had_not(tmp_path, reducer, accumulate):
+    recipe = dataclasses.replace(RECIPE, accumulate=accumulate)
+    whole = trainer(tmp_path / "whole", reducer, recipe)
+    whole.run()
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        for at in (2, 3, 6):  # within an epoch, at its end, and at the end of all
+            cut = trainer(tmp_path / str(at), reducer, recipe, data=Interrupted(at))
+            signal.signal(signal.SIGUSR2, lambda *_, cut=cut: cut.stop())
+            with pytest.raises(Stopped, match=f"step {at} of 6"):
+                cut.run()
+            rest = trainer(tmp_path / str(at), reducer, recipe)
+            torch.randn(at)  # another place in the stream of random numbers
+            rest.run()
+            assert weight_digest(rest.model) == weight_digest(whole.model)
+            assert weight_digest(rest.evaluated) == weight_digest(whole.evaluated)
+            for ours, theirs in zip(rest.history, whole.history, strict=True):
+                assert ours | {"train_seconds": 0} == theirs | {"train_seconds": 0}
+            log = (tmp_path / str(at) / "log.jsonl").read_text().splitlines()
+            assert [json.loads(line) for line in log] == rest.history
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_log_that_is_ahead_of_the_state_is_set_back(tmp_path):
+    first = trainer(tmp_path / "run")
+    batches = first._batches(0, 0)
+    first.model.train()
+    first._step(next(batches))
+    first.save()
+    (tmp_path / "run" / "log.jsonl").write_text('{"epoch": 1}\n')  # killed between the log and the state of an epoch
+    rest = trainer(tmp_path / "run")
+    rest.run()
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in log] == rest.history
+
+
+# What is no number
+
+
+def after_one_good_epoch(folder, **changes):
+    """A training that goes on from there with other settings."""
+    good = trainer(folder, recipe=dataclasses.replace(RECIPE, epochs=1))
     good.run()
-    before = good.state_file.read_bytes()
-    bad = trainer(tmp_path / "run", recipe=dataclasses.replace(RECIPE, epochs=2))
-    bad.objective.criterion = lambda logits, target: logits.sum() * float("nan")
-    with pytest.raises(Diverged, match="nan in epoch 2"):
+    return trainer(folder, recipe=dataclasses.replace(RECIPE, **changes)), good.state_file.read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    bad, before = after_one_good_epoch(tmp_path / "run", lr=1e18)
+    with pytest.raises(Diverged, match="the loss became nan in epoch 2, at step 6 of 6"):
         bad.run()
+    assert bad.state_file.read_bytes() == before
+    again = trainer(tmp_path / "run")  # with settings that do not diverge it goes on from there
+    assert len(again.run()) == 2
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, ema):
+    good, before = after_one_good_epoch(tmp_path / "run", ema=0.9)
+    bad = trainer(tmp_path / "run", recipe=dataclasses.replace(RECIPE, lr=1e39))
+    bad.load()
+    bad.model.train()
+    loss = bad._step(next(bad._batches(1, 0)))  # the last step before a save, say, and its loss is fine
+    assert loss.isfinite()
+    if ema is None:  # also where the average alone has taken it up
+        bad.model.load_state_dict(good.model.state_dict())
+    bad.loss_sum += loss
+    for leave in (bad.check, bad.save):
+        with pytest.raises(Diverged, match="no longer finite in epoch 2, at step 4 of 6"):
+            leave()
     assert bad.state_file.read_bytes() == before
 
 
-def test_accumulation_is_the_whole_batch(tmp_path):
-    recipe = dataclasses.replace(RECIPE, epochs=1, ema=None)
-    one = trainer(tmp_path / "one", "none", recipe)
-    three = trainer(tmp_path / "three", "none", dataclasses.replace(recipe, accumulate=3))
-    one.run(), three.run()
-    for ours, theirs in zip(one.model.parameters(), three.model.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+# A batch in parts
+
+
+class Labels(Objective):
+    """Every patch is named by the bias-free logits of its first ten channels; label 255 is none."""
+
+    def __init__(self):
+        super().__init__(CrossEntropy(ignore_index=255))
+
+    def __call__(self, model, batch):
+        logits = model.forward_features(batch.images).patches[..., :10].transpose(1, 2)
+        return {"main": Term(self.criterion(logits, batch.target), "label")}, self.counts(model, batch)
+
+
+def unevenly_labelled(images):
+    """A batch whose first images have no labels at all, and whose others have more and more. [B, 64]"""
+    target = torch.randint(10, (len(images), 64), generator=torch.Generator().manual_seed(3))
+    share = torch.linspace(-0.5, 1, len(images))[:, None]
+    target[torch.rand(target.shape, generator=torch.Generator().manual_seed(4)) > share] = 255
+    index = torch.arange(len(images))
+    return Batch(images, target, index, index)
+
+
+def gradient(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def far(ours, theirs):
+    """Largest error, in units of the largest gradient."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def in_parts(model, objective, batch, accumulate, folder):
+    """The gradient that a Trainer makes of `batch`."""
+    recipe = Recipe(epochs=1, batch_size=len(batch.images), accumulate=accumulate)
+    run = Trainer(model, objective, Scenes(), recipe, folder)
+    model.train()
+    model.zero_grad()
+    loss = run._backward(batch)
+    return loss, gradient(model)
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    return VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
+
+
+TOLERANCE = 1e-5  # of the largest gradient: fp32 rounding of sums in another order
+
+
+def test_ignored_labels_count_for_the_whole_batch(tmp_path):
+    model = ReducedViT(tiny_vit())
+    batch = unevenly_labelled(next(Scenes().train_batches(0, 24)).images)
+    exact = ReducedViT(tiny_vit()).double().train()
+    logits = exact.forward_features(batch.images.double()).patches[..., :10]
+    labelled = batch.target != 255
+    loss = F.cross_entropy(logits[labelled], batch.target[labelled])
+    loss.backward()
+    for parts in (1, 2, 3, 5):
+        ours, grad = in_parts(model, Labels(), batch, parts, tmp_path)
+        torch.testing.assert_close(ours, loss.float())
+        assert far(grad, gradient(exact)) < TOLERANCE
+    exact.zero_grad()
+    for rows in (slice(8, 16), slice(16, 24)):  # the mean of the means of those that have any label
+        logits = exact.forward_features(batch.images[rows].double()).patches[..., :10]
+        (F.cross_entropy(logits[labelled[rows]], batch.target[rows][labelled[rows]]) / 2).backward()
+    assert far(grad, gradient(exact)) > 10 * TOLERANCE
+
+
+class Likelier(DynamicViT):
+    """Keeps what is likelier also while training, with the same gradient: a decision that no random number changes."""
+
+    def decide(self, log_prob):
+        prob = log_prob.exp()[..., 0]
+        return (prob > 0.5).float() + prob - prob.detach()
+
+
+def masked_model(images):
+    """The first predictor keeps half of all patches of these images, more in some and fewer in others."""
+    vit = tiny_vit()
+    nn.init.normal_(vit.patch_embed.proj.weight, std=0.2)
+    reducers = {i: Likelier(32, 24) for i in (0, 1, 2)}
+    with torch.no_grad():
+        for reducer in reducers.values():
+            reducer.predictor.out_linear3.bias[0] = 10.0
+        patches = vit.blocks[0](vit._pos_embed(vit.patch_embed(images)))[:, 1:]
+        logits = reducers[0].predictor(patches, torch.ones(patches.shape[:2]))
+        reducers[0].predictor.out_linear3.bias[0] -= (logits[..., 0] - logits[..., 1]).median()
+    return ReducedViT(vit, reducers, policy="exact")
+
+
+class Remembering(DynamicViTObjective):
+    """Keeps the decisions it counted."""
+
+    def count(self, keep, target):
+        self.seen = [*getattr(self, "seen", []), keep.detach()]
+        return super().count(keep, target)
+
+
+def distilling(model, kind=DynamicViTObjective, **options):
+    torch.manual_seed(5)
+    teacher = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
+    return kind(criterion(), teacher, [0.7, 0.49, 0.343], distill_weight=50.0, **options)
+
+
+def test_kept_tokens_count_for_the_whole_batch(tmp_path):
+    batch = next(Scenes().train_batches(0, 24))
+    model = masked_model(batch.images)
+    objective = distilling(model, Remembering)
+    loss, right = in_parts(model, objective, batch, 1, tmp_path)
+    kept = objective.seen[0].sum(dim=1)
+    assert kept.max() > kept.min() + 5  # images keep different numbers of tokens
+    for parts in (2, 3, 5):
+        ours, grad = in_parts(model, objective, batch, parts, tmp_path)
+        torch.testing.assert_close(ours, loss)
+        assert far(grad, right) < TOLERANCE
+    model.zero_grad()
+    for rows in (slice(0, 8), slice(8, 16), slice(16, 24)):  # the mean of means
+        part = batch._replace(images=batch.images[rows], target=batch.target[rows])
+        (weighted_loss(*objective(model, part)) / 3).backward()
+    assert far(gradient(model), right) > 10 * TOLERANCE
+
+
+def test_what_is_counted_is_what_is_decided(tmp_path):
+    run = trainer(tmp_path / "run", "dynamicvit", dataclasses.replace(RECIPE, accumulate=3))
+    objective = distilling(run.model, Remembering)
+    in_parts(run.model, objective, next(Scenes().train_batches(0, 24)), 3, tmp_path)
+    counted, decided = objective.seen[:3], objective.seen[3:]
+    assert len(decided) == 3 and all(a.equal(b) for a, b in zip(counted, decided, strict=True))
+    assert not decided[0].equal(decided[1])  # every part draws its own
+
+
+def test_a_square_of_a_mean_over_the_batch_is_not_split(tmp_path):
+    accumulating = dataclasses.replace(RECIPE, accumulate=2)
+    with pytest.raises(ValueError, match="batch_mean"):
+        trainer(tmp_path / "run", "dynamicvit:batch_mean=true", accumulating)
+    trainer(tmp_path / "run", "dynamicvit:batch_mean=true")
 
 
 def test_learning_rate_warms_up_and_falls():
