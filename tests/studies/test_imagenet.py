@@ -90,7 +90,7 @@ def test_start_skips_without_decoding(root):
     data = folder(root)
     batches = list(data.train_batches(0, 4))
     for i in torch.cat([b.item for b in batches[:3]]).tolist():
-        (root / data._splits["train"].listing.paths[i]).unlink()
+        (root / data._splits["train"].paths[i]).unlink()
     assert same(batches[3:], data.train_batches(0, 4, start=3))
 
 

@@ -1,0 +1,232 @@
+"""What data sets made of files have in common: the order of an epoch, decoding in worker processes, bad files.
+
+The order of an epoch is a function of (seed, epoch) and the augmentation of an item one of (seed, epoch, index): every
+reducer sees the same items in the same order, with any number of workers and after a restart.
+
+Letters: B items, S image side in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from studies.data import Batch
+from studies.data.transforms import seeded
+
+__all__ = ["BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "listed"]
+
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)  # PIL raises all these
+Key = tuple[int, int]  # epoch, index
+T = TypeVar("T")
+
+
+class BadFile(Exception):
+    """A file that is no image, or (`wrong`) one that can be read and is not what it should be."""
+
+    def __init__(self, path: str, reason: str, wrong: bool = False):
+        super().__init__(path, reason, wrong)  # all of them: it comes back from worker processes
+        self.path, self.reason, self.wrong = path, reason, wrong
+
+
+class UnreadableImages(ValueError):
+    """Files that are no images; `reasons` by path below the data folder."""
+
+    def __init__(self, reasons: dict[str, str]):
+        super().__init__(
+            f"{len(reasons)} unreadable image{'s' * (len(reasons) > 1)}: {listed(map(_explained, reasons.items()))}; "
+            "repair or remove them, or leave them out with skip_unreadable=True (they are counted in the record)"
+        )
+        self.reasons = reasons
+
+
+class WrongFiles(ValueError):
+    """Files that are not what they should be, and are never left out; `reasons` by path below the data folder."""
+
+    def __init__(self, reasons: dict[str, str]):
+        super().__init__(
+            f"{len(reasons)} wrong file{'s' * (len(reasons) > 1)}: {listed(map(_explained, reasons.items()))}"
+        )
+        self.reasons = reasons
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _explained(item: tuple[str, str]) -> str:
+    return f"{item[0]} ({item[1]})"
+
+
+def decode(root: Path, path: str, read: Callable[[Image.Image], T]) -> T:
+    """What `read` makes of an image file. Raises BadFile where PIL cannot read it."""
+    try:
+        with Image.open(root / path) as image:
+            return read(image)
+    except BROKEN as error:
+        raise BadFile(path, str(error) or type(error).__name__) from error
+
+
+class Items(Dataset):
+    """(epoch, index) -> ((image, target), index), or (BadFile, index) where there is none. It is pickled once, on its
+    way to a worker."""
+
+    def __init__(self, root: Path, paths: Sequence[str], seed: int):
+        self.root, self.paths, self.seed = root, paths, seed  # paths below root
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> tuple[tuple[Tensor, Tensor] | BadFile, int]:
+        epoch, index = key
+        try:
+            files = self.read(index)
+        except BadFile as fault:
+            return fault, index
+        with seeded(self.seed, epoch, index):
+            return self.prepare(*files), index
+
+    def read(self, index: int) -> tuple[Any, ...]:
+        """What the files of an item hold. Raises BadFile."""
+        raise NotImplementedError
+
+    def prepare(self, *files: Any) -> tuple[Tensor, Tensor]:
+        """Image and target of what was read, with whatever is random about them."""
+        raise NotImplementedError
+
+    def check(self, index: int) -> None:
+        """Raises BadFile where `read` would, if possible in less time."""
+        self.read(index)
+
+    def rows(self) -> Iterator[str]:
+        """What tells this split from another: names, sizes and labels, but no pixels."""
+        raise NotImplementedError
+
+
+class FileDataset:
+    """A data set of two `Items`, "train" and "val"."""
+
+    name: ClassVar[str]
+    num_classes: int
+
+    def __init__(self, root: Path, splits: dict[str, Items], *, seed: int, workers: int, skip_unreadable: bool):
+        self.root, self.seed, self.workers, self.skip_unreadable = root, seed, workers, skip_unreadable
+        self._splits = splits
+        self.num_train, self.num_test = len(splits["train"]), len(splits["val"])
+        self.unreadable: list[str] = []
+        self._loaders: dict[str, DataLoader] = {}
+        self._orders: dict[str, _Order] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of all paths, sizes and labels, not of the pixels: those would take hours."""
+        digest = hashlib.sha256()
+        for items in self._splits.values():
+            for row in items.rows():
+                digest.update(f"{row}\n".encode())
+        return digest.hexdigest()
+
+    def scan(self, limit: int | None = None) -> dict[str, BadFile]:
+        """Reads every item, or `limit` of each split, evenly spread; what is wrong with the bad files, by path."""
+        bad: dict[str, BadFile] = {}
+        for items in self._splits.values():
+            for index in np.linspace(0, len(items) - 1, min(len(items), limit or len(items))).astype(int).tolist():
+                try:
+                    items.check(index)
+                except BadFile as fault:
+                    bad[fault.path] = fault
+        return bad
+
+    def train_batches(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """Full batches of an epoch from number `start` on; those before are not decoded."""
+        if batch_size > self.num_train:
+            raise ValueError(
+                f"batch_size {batch_size} is more than the {self.num_train} training images of {self.root}"
+            )
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_train)
+        full = order[: self.num_train // batch_size * batch_size].reshape(-1, batch_size)
+        yield from self._batches("train", [[(epoch, i) for i in batch] for batch in full[start:].tolist()])
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All images of val; the last batch may be smaller."""
+        index = range(self.num_test)
+        starts = range(0, self.num_test, batch_size)
+        yield from self._batches("val", [[(0, i) for i in index[first : first + batch_size]] for first in starts])
+
+    def _batches(self, split: str, keys: list[list[Key]]) -> Iterator[Batch]:
+        if self.workers == 0:
+            loaded: Iterable = (_collate([self._splits[split][key] for key in batch]) for batch in keys)
+        else:
+            loaded = self._loader(split, keys)
+        for images, target, index, bad in loaded:
+            self._note(bad)
+            if len(index):
+                yield Batch(images, target, index, index)
+            elif split == "train":  # without it all later batches would have other numbers
+                raise UnreadableImages({fault.path: fault.reason for fault in bad})
+
+    def _loader(self, split: str, keys: list[list[Key]]) -> DataLoader:
+        """The workers live on from epoch to epoch; which epoch it is comes with every key."""
+        if split not in self._loaders:
+            self._orders[split] = _Order()
+            self._loaders[split] = DataLoader(
+                self._splits[split],
+                batch_sampler=self._orders[split],
+                num_workers=self.workers,
+                collate_fn=_collate,
+                multiprocessing_context="spawn",  # safe beside threads and CUDA
+                persistent_workers=True,
+            )
+        self._orders[split].keys = keys
+        return self._loaders[split]
+
+    def _note(self, bad: Iterable[BadFile]) -> None:
+        """Raises for bad files, or remembers those that may be left out."""
+        wrong = {fault.path: fault.reason for fault in bad if fault.wrong}
+        unreadable = {fault.path: fault.reason for fault in bad if not fault.wrong}
+        if wrong:
+            raise WrongFiles(wrong)
+        if unreadable and not self.skip_unreadable:
+            raise UnreadableImages(unreadable)
+        self.unreadable += [path for path in unreadable if path not in self.unreadable]
+
+
+class _Order:
+    """The batches of the epoch at hand."""
+
+    keys: list[list[Key]] = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _collate(samples: list[tuple[tuple[Tensor, Tensor] | BadFile, int]]) -> tuple[Tensor, Tensor, Tensor, list]:
+    """-> images [B, 3, S, S], targets [B, ...] and indices [B] of the items that could be read; the BadFiles"""
+    good = [(*sample, index) for sample, index in samples if not isinstance(sample, BadFile)]
+    bad = [sample for sample, _ in samples if isinstance(sample, BadFile)]
+    if not good:
+        return torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64), bad
+    images, targets, index = zip(*good, strict=True)
+    return torch.stack(images), torch.stack(targets), torch.tensor(index), bad
