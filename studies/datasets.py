@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from studies.config import RunConfig
@@ -12,6 +11,9 @@ __all__ = ["DATASETS", "create_dataset"]
 DATASETS = {
     "scenes": "handwritten digits on photographs, 32 px, embedded (classification)",
     "imagenet": "ImageNet, or any folder of class folders, with --data DIR (classification)",
+    "ade20k": "ADE20K scene parsing, 150 classes, with --data ADEChallengeData2016 (segmentation)",
+    "masks": "any folder of images, masks of class numbers and classes.txt, with --data DIR (segmentation)",
+    "masks-palette": "the same, where masks are palette PNGs whose indices are the classes (segmentation)",
 }
 
 
@@ -21,14 +23,27 @@ def create_dataset(config: RunConfig) -> Any:
         from studies.data.scenes import Scenes
 
         return Scenes(task=config.task, seed=config.seed)
+    serves = "classification" if config.dataset == "imagenet" else "segmentation"
+    if config.task != serves:
+        raise ValueError(f"data set {config.dataset} serves {serves}, not {config.task}")
+    if config.data_dir is None:
+        raise ValueError(f"{config.dataset} needs --data DIR: {DATASETS[config.dataset]}")
+    if config.dataset == "ade20k":
+        from studies.data.ade20k import ADE20k
+
+        return ADE20k(config.data_dir, seed=config.seed)
     import timm
 
-    from studies.data.imagenet import ImageFolder
-
-    if config.data_dir is None:
-        raise ValueError("imagenet needs --data DIR, the folder with train/ and val/")
-    recipe = config.recipe
-    augment = {} if recipe is None else {"auto_augment": recipe.augment, "re_prob": recipe.random_erasing}
     cfg = timm.get_pretrained_cfg(config.backbone)
     vit_config = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict() if cfg else {})
-    return ImageFolder(Path(config.data_dir), vit_config=vit_config, seed=config.seed, augment=augment)
+    if config.dataset == "imagenet":
+        from studies.data.imagenet import ImageFolder
+
+        recipe = config.recipe
+        augment = {} if recipe is None else {"auto_augment": recipe.augment, "re_prob": recipe.random_erasing}
+        return ImageFolder(config.data_dir, vit_config=vit_config, seed=config.seed, augment=augment)
+    from studies.data.masks import MaskFolder
+
+    size, mean, std = vit_config["input_size"][-1], vit_config["mean"], vit_config["std"]
+    palette = config.dataset == "masks-palette"
+    return MaskFolder(config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed, palette=palette)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from studies.data.imagenet_files import Listing, list_split, read_classes
-from studies.data.loading import FileDataset, Items, UnreadableImages, decode
+from studies.data.loading import FileDataset, Items, UnreadableImages, decode, skim
 from studies.data.transforms import eval_transform, train_transform
 
 __all__ = ["ImageFolder", "UnreadableImages"]
@@ -80,13 +80,8 @@ class _Images(Items):
         return self.transform(image), label
 
     def check(self, index: int) -> None:
-        decode(self.root, self.paths[index], _skim)
+        decode(self.root, self.paths[index], skim)
 
     def rows(self) -> Iterator[str]:
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             yield f"{path}\0{(self.root / path).stat().st_size}\0{self.classes[label]}"
-
-
-def _skim(image: Image.Image) -> None:
-    image.draft("RGB", (32, 32))  # JPEG: decodes at an eighth of the size, and still sees where it is cut off
-    image.load()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EXTENSIONS", "Listing", "list_split", "read_classes"]
+__all__ = ["EXTENSIONS", "Listing", "image_paths", "list_split", "read_classes"]
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAFFE, KIT, META = "val.txt", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -58,7 +58,7 @@ def list_split(root: Path, split: str, classes: list[str]) -> Listing:
             raise ValueError(
                 f"class folder {split}/{name} is none of the {len(classes)} classes of train (nearest: {near[0]})"
             )
-        found = sorted(_images(root, root / split / name))
+        found = sorted(image_paths(root, root / split / name))
         if not found:
             raise ValueError(f"class folder {root / split / name} has no images ({', '.join(EXTENSIONS)})")
         paths += found
@@ -71,7 +71,8 @@ def _folders(path: Path) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _images(root: Path, folder: Path) -> list[str]:
+def image_paths(root: Path, folder: Path) -> list[str]:
+    """All images in and below `folder`, as paths below `root`, in no order."""
     found = []
     for path, _, files in os.walk(folder, followlinks=True):  # subsets of ImageNet are often made of links
         below = Path(path).relative_to(root).as_posix()
@@ -83,7 +84,7 @@ def _images(root: Path, folder: Path) -> list[str]:
 
 
 def _list_flat(root: Path, classes: list[str]) -> Listing:
-    paths = sorted(_images(root, root / "val"))
+    paths = sorted(image_paths(root, root / "val"))
     if not paths:
         raise ValueError(f"{root / 'val'} has no images ({', '.join(EXTENSIONS)}) and no class folders")
     if file := _find(root, CAFFE):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from studies.data import Batch
 from studies.data.transforms import seeded
 
-__all__ = ["BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "listed"]
+__all__ = ["BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "listed", "skim"]
 
 BROKEN = (
     OSError,
@@ -67,6 +67,12 @@ class WrongFiles(ValueError):
         self.reasons = reasons
 
 
+def _error(bad: Collection[BadFile]) -> ValueError:
+    """Of the wrong files if there are any: no option leaves them out."""
+    wrong = {fault.path: fault.reason for fault in bad if fault.wrong}
+    return WrongFiles(wrong) if wrong else UnreadableImages({fault.path: fault.reason for fault in bad})
+
+
 def listed(names: Iterable[str], most: int = 5) -> str:
     """The first few, and how many more there are."""
     names = list(names)
@@ -84,6 +90,14 @@ def decode(root: Path, path: str, read: Callable[[Image.Image], T]) -> T:
             return read(image)
     except BROKEN as error:
         raise BadFile(path, str(error) or type(error).__name__) from error
+
+
+def skim(image: Image.Image) -> tuple[int, int]:
+    """Reads an image to its end, as fast as can be. -> height, width"""
+    width, height = image.size
+    image.draft("RGB", (32, 32))  # JPEG: decodes at an eighth of the size, and still sees where it is cut off
+    image.load()
+    return height, width
 
 
 class Items(Dataset):
@@ -149,7 +163,8 @@ class FileDataset:
         """Reads every item, or `limit` of each split, evenly spread; what is wrong with the bad files, by path."""
         bad: dict[str, BadFile] = {}
         for items in self._splits.values():
-            for index in np.linspace(0, len(items) - 1, min(len(items), limit or len(items))).astype(int).tolist():
+            num = len(items) if limit is None else min(limit, len(items))
+            for index in np.linspace(0, len(items) - 1, num).astype(int).tolist():
                 try:
                     items.check(index)
                 except BadFile as fault:
@@ -168,9 +183,19 @@ class FileDataset:
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """All images of val; the last batch may be smaller."""
+        yield from self._batches("val", [[(0, i) for i in batch] for batch in self.test_order(batch_size)])
+
+    def test_order(self, batch_size: int) -> list[Sequence[int]]:
+        """The images of each test batch."""
         index = range(self.num_test)
-        starts = range(0, self.num_test, batch_size)
-        yield from self._batches("val", [[(0, i) for i in index[first : first + batch_size]] for first in starts])
+        return [index[first : first + batch_size] for first in range(0, self.num_test, batch_size)]
+
+    def test_items(self, items: Sequence[int]) -> Batch:
+        """Images of val by number. Raises UnreadableImages, WrongFiles."""
+        images, target, index, bad = _collate([self._splits["val"][0, i] for i in items])
+        if bad:
+            raise _error(bad)
+        return Batch(images, target, index, index)
 
     def _batches(self, split: str, keys: list[list[Key]]) -> Iterator[Batch]:
         if self.workers == 0:
@@ -182,7 +207,7 @@ class FileDataset:
             if len(index):
                 yield Batch(images, target, index, index)
             elif split == "train":  # without it all later batches would have other numbers
-                raise UnreadableImages({fault.path: fault.reason for fault in bad})
+                raise _error(bad)
 
     def _loader(self, split: str, keys: list[list[Key]]) -> DataLoader:
         """The workers live on from epoch to epoch; which epoch it is comes with every key."""
@@ -199,15 +224,11 @@ class FileDataset:
         self._orders[split].keys = keys
         return self._loaders[split]
 
-    def _note(self, bad: Iterable[BadFile]) -> None:
+    def _note(self, bad: Collection[BadFile]) -> None:
         """Raises for bad files, or remembers those that may be left out."""
-        wrong = {fault.path: fault.reason for fault in bad if fault.wrong}
-        unreadable = {fault.path: fault.reason for fault in bad if not fault.wrong}
-        if wrong:
-            raise WrongFiles(wrong)
-        if unreadable and not self.skip_unreadable:
-            raise UnreadableImages(unreadable)
-        self.unreadable += [path for path in unreadable if path not in self.unreadable]
+        if bad and (not self.skip_unreadable or any(fault.wrong for fault in bad)):
+            raise _error(bad)
+        self.unreadable += [fault.path for fault in bad if fault.path not in self.unreadable]
 
 
 class _Order:
