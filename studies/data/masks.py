@@ -23,7 +23,7 @@ from studies.data.segmentation_files import Folders, MaskFormat, list_pairs, rea
 
 __all__ = ["MaskFolder"]
 
-SCAN_LIMIT = 2000  # pairs of each split that are read before work starts: seconds
+SCAN_LIMIT = 1000  # pairs of each split that are read before work starts: seconds
 
 
 class MaskFolder(FileDataset):

@@ -65,7 +65,7 @@ def test_pairs_in_folders_below(root):
     assert folder(root).num_test == 8
 
 
-@pytest.mark.parametrize("scan_limit", [0, 2000])
+@pytest.mark.parametrize("scan_limit", [0, 1000])
 def test_a_mask_of_another_size(root, scan_limit):
     save_mask(root / "masks" / "val" / "01.png", draw_mask(0, (60, 40)))
     with pytest.raises(
@@ -74,7 +74,7 @@ def test_a_mask_of_another_size(root, scan_limit):
         list(folder(root, scan_limit=scan_limit).test_batches(3))
 
 
-@pytest.mark.parametrize("scan_limit", [0, 2000])
+@pytest.mark.parametrize("scan_limit", [0, 1000])
 def test_labels_out_of_range(root, scan_limit):
     mask = draw_mask(800, (60, 40))
     mask[3, 4], mask[5, 6] = 4, 254
@@ -144,7 +144,7 @@ def test_unreadable_files_are_named_when_met(root, broken):
         list(data.train_batches(0, 4))
 
 
-@pytest.mark.parametrize("scan_limit", [0, 3, 2000])
+@pytest.mark.parametrize("scan_limit", [0, 3, 1000])
 def test_unreadable_files_left_out_are_counted(root, broken, scan_limit):
     data = folder(root, skip_unreadable=True, scan_limit=scan_limit)
     items = torch.cat([batch.item for batch in data.test_batches(2)]).tolist()
