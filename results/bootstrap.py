@@ -20,7 +20,6 @@ __all__ = [
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
-_BLOCK = 4_000_000  # entries of a block of cluster weights: 16 MB
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ class Population:
         return np.bincount(self.cluster, weights=values, minlength=len(self.sizes))
 
 
-def resample_accuracy(hits: np.ndarray, sizes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def resample_accuracy(
+    hits: np.ndarray, sizes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, block_entries: int = 4_000_000
+) -> np.ndarray:
     """Accuracy of every run in every resample of the clusters.
 
     Args:
         hits: [C, R] correct items of each cluster, for each run.
         sizes: [C] items of each cluster.
+        block_entries: of the matrix of cluster weights that is held at a time; by default 16 MB.
 
     Returns:
         [R, B] shares in 0..1.
@@ -55,7 +57,7 @@ def resample_accuracy(hits: np.ndarray, sizes: np.ndarray, resamples: int = RESA
     num_clusters, num_runs = hits.shape
     columns = np.column_stack([hits, sizes]).astype(np.float32)  # counts: exact in float32 below 2**24
     accuracy = np.empty((num_runs, resamples))
-    block = max(1, _BLOCK // num_clusters)
+    block = max(1, block_entries // num_clusters)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.integers(num_clusters, size=(size, num_clusters)) + num_clusters * np.arange(size)[:, None]

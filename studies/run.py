@@ -7,6 +7,8 @@ import io
 import json
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from studies.backbones import create_backbone
 from studies.config import RunConfig
 from studies.datasets import create_dataset
 from studies.deploy import save
+from studies.distributed import World, join
 from studies.measure.flops import check_macs
 from studies.provenance import now, provenance
 from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
@@ -37,26 +40,45 @@ EVAL_BATCH = 250
 
 
 def execute(config: RunConfig, out: Path) -> None:
-    """Do the run and write its record, unless there is one. A failure is recorded and raised.
+    """Do the run and write its record, unless there is one. A failure is recorded and raised. Where this process is one
+    of several that train together, all of them call this, and the first one claims and writes.
 
     Raises results.store.ClaimedElsewhere where another process is at it.
     """
+    world = join(config.device)
     run_dir = out / "runs" / config.id
     run_dir.mkdir(parents=True, exist_ok=True)
-    with Claim(run_dir):
-        if run_status(run_dir).state in ("done", "unreachable"):
+    with _claimed(run_dir, world) as open_:
+        if not open_:
             return
         try:
             torch.set_num_threads(config.num_threads)
-            write_json(run_dir / "config.json", config.to_dict())
-            _run(config, out, run_dir)
+            if world.first:
+                write_json(run_dir / "config.json", config.to_dict())
+            _run(config, out, run_dir, world)
         except Exception as error:
-            write_failure(run_dir, error, config.to_dict())
+            if world.first:
+                write_failure(run_dir, error, config.to_dict())
             raise
-        (run_dir / "failure.json").unlink(missing_ok=True)
+        if world.first:
+            (run_dir / "failure.json").unlink(missing_ok=True)
 
 
-def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
+@contextmanager
+def _claimed(run_dir: Path, world: World) -> Iterator[bool]:
+    """Holds the run, and says whether there is something to do: the first process finds out for all of them."""
+    with ExitStack() as stack:
+        to_do = False
+        try:
+            if world.first:
+                stack.enter_context(Claim(run_dir))
+                to_do = run_status(run_dir).state not in ("done", "unreachable")
+        finally:
+            (to_do,) = world.any(to_do)
+        yield to_do
+
+
+def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
     started, (spec,) = now(), parse(config.reducer)
     data = create_dataset(config)
     vit = make_backbone(config, out, data)
@@ -64,9 +86,10 @@ def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
     try:
         built = build(vit, spec, config.budget, seed=config.seed)
     except Unreachable as unreachable:
-        write_json(run_dir / "result.json", _record(config, spec, data, started) | {
-            "status": "unreachable", "floor": unreachable.floor
-        })  # fmt: skip
+        if world.first:
+            write_json(run_dir / "result.json", _record(config, spec, data, started) | {
+                "status": "unreachable", "floor": unreachable.floor
+            })  # fmt: skip
         return
     check_macs(built.model.fold().eval())
     history: list[dict[str, Any]] = []
@@ -74,26 +97,28 @@ def _run(config: RunConfig, out: Path, run_dir: Path) -> None:
         objective = make_objective(
             spec, built, criterion(config.recipe.label_smoothing), lambda: make_backbone(config, out, data)
         )
-        history, model, final = _train(config, built, objective, data, run_dir)
+        history, model, final = _train(config, built, objective, data, run_dir, world)
     else:
         objective, model = Objective(criterion()), built.model
-        final = _evaluate(config, model, data)
+        final = _evaluate(config, model, data, world)
+    if not world.first:
+        return
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, spec, data, started) | _outcome(config, built, objective, final, history)
-    write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model)})
+    write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model), "num_processes": world.size})
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
 
 def _train(
-    config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path
+    config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path, world: World
 ) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
     scores: list[Evaluation] = []
 
     def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
-        scores[:] = [_evaluate(config, model, data)]
+        scores[:] = [_evaluate(config, model, data, world)]
         return scores[0].metrics
 
     assert config.recipe is not None
@@ -106,17 +131,20 @@ def _train(
         device=config.device,
         seed=config.seed,
         evaluate=evaluate_epoch,
+        world=world,
     )
     history = trainer.run()
     # A run that was stopped behind its last epoch has trained, and its scores are not in memory.
-    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data)
+    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data, world)
     return history, trainer.evaluated, final
 
 
-def _evaluate(config: RunConfig, model: ReducedViT, data: Any) -> Evaluation:
+def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World) -> Evaluation:
     """Scores of the model as it is deployed."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
-    return evaluate(model.fold().to(config.device), data.test_batches(EVAL_BATCH), config.device, amp)
+    size = max(1, min(EVAL_BATCH, data.num_test // world.size))  # so that there is a batch for every process
+    batches = data.test_batches(size, world.turns)
+    return evaluate(model.fold().to(config.device), batches, config.device, amp, world)
 
 
 def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:

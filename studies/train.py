@@ -28,9 +28,11 @@ from cropr.vit import ReducedViT
 from results.store import append_line, write_text
 from studies.config import Recipe
 from studies.data import Batch
+from studies.distributed import ALONE, World
+from studies.rates import learning_rate, parameter_groups
 from studies.state import below, load_optimizer, optimizer_tensors, read_state, under, write_state
 
-__all__ = ["Diverged", "Stopped", "Trainer", "learning_rate", "parameter_groups"]
+__all__ = ["Diverged", "Stopped", "Trainer"]
 
 SAVE_EVERY_S = 60.0  # between two saves; a killed run loses at most this, and an epoch's end always saves
 
@@ -39,49 +41,9 @@ class Diverged(FloatingPointError):
     """The loss, or what it left of the model, is not a number any more."""
 
 
-class Stopped(Exception):
-    """Training was asked to stop. Its exact state is on disk, and the same run continues from there."""
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int, warmup_steps: float) -> float:
-    """Learning rate at `step` of `steps`: warm-up from a share of it, then half a cosine (or poly .9) to `min_lr`."""
-    if step < warmup_steps:
-        done = step / warmup_steps
-        done = (1 - math.cos(math.pi * done)) / 2 if recipe.warmup_shape == "cosine" else done
-        return recipe.lr * (recipe.warmup_start + (1 - recipe.warmup_start) * done)
-    done = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    left = (1 - done) ** 0.9 if recipe.schedule == "poly" else (1 + math.cos(math.pi * done)) / 2
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * left
-
-
-def parameter_groups(model: ReducedViT, recipe: Recipe, extra: nn.Module | None = None) -> list[dict[str, Any]]:
-    """Groups with `lr_scale` (layer decay, backbone factor) and weight decay: none for biases, norms and embeddings."""
-    depth = len(model.vit.blocks)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    named = [*model.named_parameters(), *(extra.named_parameters(prefix="objective") if extra is not None else ())]
-    for name, parameter in named:
-        if not parameter.requires_grad:
-            continue
-        scale = recipe.reducer_lr
-        if name.startswith("vit."):
-            layer = _layer(name, depth)
-            scale = recipe.backbone_lr * recipe.layer_decay ** (depth + 1 - layer)
-        plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "reg_token", "dist_token"))
-        decay = 0.0 if plain else recipe.weight_decay
-        key = (scale, decay)
-        groups.setdefault(key, {"params": [], "lr_scale": scale, "weight_decay": decay, "vit": name.startswith("vit.")})
-        groups[key]["params"].append(parameter)
-    return list(groups.values())
-
-
-def _layer(name: str, depth: int) -> int:
-    """0 for the embedding, i + 1 for block i, depth + 1 for what follows."""
-    parts = name.split(".")
-    if parts[1] == "blocks":
-        return int(parts[2]) + 1
-    return (
-        0 if parts[1] in ("patch_embed", "pos_embed", "cls_token", "reg_token", "dist_token", "norm_pre") else depth + 1
-    )
+class Stopped(BaseException):
+    """Training was asked to stop. Its exact state is on disk, and the same run continues from there. Like
+    KeyboardInterrupt it is no error, and passes by what records errors."""
 
 
 def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -96,7 +58,8 @@ def _rows(begin: int, end: int, column: Tensor) -> Tensor:
 class Trainer:
     """Trains `model` for `objective` on `data` by `recipe`, in `run_dir`.
 
-    `evaluate(model)` returns the metrics of an epoch; log.jsonl gets one line each.
+    `evaluate(model)` returns the metrics of an epoch; log.jsonl gets one line each. In a `world` of several processes
+    each works off its rows of the same batches, and the first one writes.
     """
 
     def __init__(
@@ -110,9 +73,12 @@ class Trainer:
         device: str = "cpu",
         seed: int = 0,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        world: World = ALONE,
     ):
         self.model, self.objective, self.data, self.recipe = model.to(device), objective, data, recipe
         self.run_dir, self.device, self.seed, self.evaluate = run_dir, device, seed, evaluate
+        self.world = world
+        self.shares = self.world.size * recipe.accumulate  # parts of a batch, in the order of processes
         extra = objective if isinstance(objective, nn.Module) else None
         self.extra = extra.to(device) if extra is not None else None
         groups = parameter_groups(model, recipe, extra)
@@ -128,12 +94,12 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp is torch.float16)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         model.vit.set_grad_checkpointing(recipe.checkpointing)
-        if recipe.accumulate > 1 and not objective.separable:
-            raise ValueError(
-                f"accumulate={recipe.accumulate} splits a batch whose loss squares a mean over all of it "
-                "(batch_mean=true); use accumulate=1, or batch_mean=false"
-            )
         self.mixup = self._mixup()
+        if self.shares > 1 and not objective.separable:
+            raise ValueError(
+                "batch_mean=true squares a mean over the whole batch, which cannot be split "
+                f"(accumulate={recipe.accumulate}, {self.world.size} processes); use batch_mean=false"
+            )
 
     def _mixup(self) -> Any:
         if not (self.recipe.mixup or self.recipe.cutmix):
@@ -157,17 +123,20 @@ class Trainer:
         Raises Diverged (the last good state stays on disk), and Stopped behind a call of `stop`.
         """
         torch.manual_seed(self.seed)
-        if self.state_file.exists():
+        if self.world.any(self.world.first and self.state_file.exists())[0]:
             self.load()
+        self.world.copy_first(self._tensors().values())
         self.started = self.saved = time.monotonic()
         while len(self.history) < self.recipe.epochs:
             epoch = len(self.history)
             self.model.train()
             for batch in self._batches(epoch, self.step - epoch * self.steps_per_epoch):
                 self.loss_sum += self._step(batch)
-                if self.stopping or time.monotonic() - self.saved > SAVE_EVERY_S:
+                due = self.world.first and time.monotonic() - self.saved > SAVE_EVERY_S
+                stopping, due = self.world.any(self.stopping, due)
+                if stopping or due:
                     self.save()
-                if self.stopping:
+                if stopping:
                     raise Stopped(f"stopped at step {self.step} of {self.steps}; the same run continues from there")
             self.check()
             self._finish_epoch(epoch)
@@ -179,7 +148,8 @@ class Trainer:
         self.stopping = True
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        rest = self.data.train_batches(epoch + self.recipe.epoch_offset, self.recipe.batch_size, start)
+        size = self.recipe.batch_size
+        rest = self.data.train_batches(epoch + self.recipe.epoch_offset, size, start, self.world.share(size))
         return islice(rest, self.steps_per_epoch - start)
 
     def _step(self, batch: Batch) -> Tensor:
@@ -193,9 +163,10 @@ class Trainer:
         self.objective.before_step(self.model, progress)
         self.optimizer.zero_grad(set_to_none=True)
         total = self._backward(self._prepared(batch))
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.world.add_gradients(params, total)
         if recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            params = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(params, recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -213,35 +184,39 @@ class Trainer:
         return batch._replace(images=images, target=target)
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Adds up the gradient of `batch`, part by part; returns its loss."""
-        shares, size = self.recipe.accumulate, len(batch.images)
-        parts = [mapped(batch, partial(_rows, size * i // shares, size * (i + 1) // shares)) for i in range(shares)]
-        counts: Counts | None = None
-        if shares > 1:
-            each = []
-            for i, part in enumerate(parts):
-                self._draw(i)  # as again below: what a method decides at random is the same both times
-                with self._autocast():
-                    each.append(self.objective.counts(self.model, part))
-            counts = {name: torch.stack([own[name] for own in each]).sum() for name in each[0]}
+        """Adds up the gradient of `batch`, part by part; returns its loss. Both are this process's share of those of
+        the whole batch."""
+        parts, size = self.recipe.accumulate, len(batch.images)
+        rows = [partial(_rows, size * i // parts, size * (i + 1) // parts) for i in range(parts)]
+        counts = self._counts([mapped(batch, part) for part in rows]) if parts > 1 else None
         total = torch.zeros((), device=self.device)
-        for i, part in enumerate(parts):
+        for i, part in enumerate(rows):
             self._draw(i)
             with self._autocast():
-                terms, own = self.objective(self.model, part)
-                loss = weighted_loss(terms, counts or own)
+                terms, own = self.objective(self.model, mapped(batch, part))
+                loss = weighted_loss(terms, counts or self.world.total(own))
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
+    def _counts(self, parts: list[Batch]) -> Counts:
+        """The counts of the whole batch, before there is any loss."""
+        each = []
+        for i, part in enumerate(parts):
+            self._draw(i)  # as again for the loss: what a method decides at random is the same both times
+            with self._autocast():
+                each.append(self.objective.counts(self.model, part))
+        return self.world.total({name: torch.stack([own[name] for own in each]).sum() for name in each[0]})
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None)
 
-    def _draw(self, share: int) -> None:
-        """Random numbers of a share of the batch (drop path, decisions) are a function of seed, step and share. A batch
-        that is one share goes on with those of the step before."""
-        if (shares := self.recipe.accumulate) > 1:
-            torch.manual_seed((self.seed * 1_000_003 + self.step) * shares + share)
+    def _draw(self, part: int) -> None:
+        """Random numbers of a part of a batch (drop path, decisions) are a function of seed, step and part, whichever
+        process works it off. A batch that is one part goes on with those of the step before."""
+        if self.shares > 1:
+            part += self.world.rank * self.recipe.accumulate
+            torch.manual_seed((self.seed * 1_000_003 + self.step) * self.shares + part)
 
     def check(self) -> None:
         """Raise Diverged unless the loss since the epoch began and all that would be saved are numbers. Waits for the
@@ -256,13 +231,18 @@ class Trainer:
     def _finish_epoch(self, epoch: int) -> None:
         self._take_time()
         loss = float(self.loss_sum) / self.steps_per_epoch
-        line = {"epoch": epoch + 1, "epochs": self.recipe.epochs, "train_loss": loss, "train_seconds": self.seconds}
+        rate = self.step * self.recipe.batch_size / self.seconds  # of all processes: their shares make one batch
+        line = {
+            "epoch": epoch + 1, "epochs": self.recipe.epochs, "train_loss": loss, "train_seconds": self.seconds,
+            "images_per_s": rate,
+        }  # fmt: skip
         self.objective.before_step(self.model, 1.0)  # a keep rate that still shrinks is evaluated at its final value
         if self.evaluate is not None:
             line |= self.evaluate(self.evaluated)
         self.history.append(line)
         self.loss_sum.zero_()
-        append_line(self.run_dir / "log.jsonl", line)
+        if self.world.first:
+            append_line(self.run_dir / "log.jsonl", line)
         self.started = time.monotonic()
 
     def _take_time(self) -> None:
@@ -287,13 +267,17 @@ class Trainer:
         """Replace the state on disk. Raises Diverged, and leaves the last one, where a number is none."""
         self.check()
         self._take_time()
+        if self.world.first:
+            self._write()
+        self.started = self.saved = time.monotonic()
+
+    def _write(self) -> None:
         tensors = self._tensors() | {"loss_sum": self.loss_sum, "random.cpu": torch.get_rng_state()}
         if self.device.startswith("cuda"):
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         write_state(self.state_file, tensors, {
             "step": self.step, "seconds": self.seconds, "history": self.history, "scaler": self.scaler.state_dict()
         })  # fmt: skip
-        self.started = self.saved = time.monotonic()
 
     def load(self) -> None:
         """Continue where `save` was called; the log says again what it said then."""
@@ -307,7 +291,8 @@ class Trainer:
         self.scaler.load_state_dict(values["scaler"])
         self.step, self.seconds, self.history = values["step"], values["seconds"], values["history"]
         self.loss_sum = tensors["loss_sum"].to(self.device)
-        write_text(self.run_dir / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+        if self.world.first:
+            write_text(self.run_dir / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.startswith("cuda"):
             torch.cuda.set_rng_state(tensors["random.cuda"])

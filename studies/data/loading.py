@@ -171,19 +171,19 @@ class FileDataset:
                     bad[fault.path] = fault
         return bad
 
-    def train_batches(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Full batches of an epoch from number `start` on; those before are not decoded."""
+    def train_batches(self, epoch: int, batch_size: int, start: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+        """Full batches of an epoch from number `start` on, and of them `rows`; nothing else is decoded."""
         if batch_size > self.num_train:
             raise ValueError(
                 f"batch_size {batch_size} is more than the {self.num_train} training images of {self.root}"
             )
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_train)
         full = order[: self.num_train // batch_size * batch_size].reshape(-1, batch_size)
-        yield from self._batches("train", [[(epoch, i) for i in batch] for batch in full[start:].tolist()])
+        yield from self._batches("train", [[(epoch, i) for i in batch] for batch in full[start:, rows].tolist()])
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All images of val; the last batch may be smaller."""
-        yield from self._batches("val", [[(0, i) for i in batch] for batch in self.test_order(batch_size)])
+    def test_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
+        """All images of val, or of these batches some; the last one may be smaller."""
+        yield from self._batches("val", [[(0, i) for i in batch] for batch in self.test_order(batch_size)[turns]])
 
     def test_order(self, batch_size: int) -> list[Sequence[int]]:
         """The images of each test batch."""

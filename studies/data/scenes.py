@@ -64,7 +64,8 @@ class Scenes:
     """The data set.
 
     `task` decides what `target` is: the class of the first digit, or the class mask. `seed` changes the training scenes
-    only; test scenes are fixed. `num_digits` is the range of digits in a scene, both ends included.
+    only; test scenes are fixed. `num_digits` is the range of digits in a scene, both ends included. `sources`: raw
+    material other than scikit-learn's.
     """
 
     name = "scenes"
@@ -72,7 +73,12 @@ class Scenes:
     mean, std = (MEAN,) * 3, (STD,) * 3
 
     def __init__(
-        self, task: str = "classification", seed: int = 0, patch_size: int = 4, num_digits: tuple[int, int] = (1, 1)
+        self,
+        task: str = "classification",
+        seed: int = 0,
+        patch_size: int = 4,
+        num_digits: tuple[int, int] = (1, 1),
+        sources: Sources | None = None,
     ):
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r} for scenes; available: {', '.join(TASKS)}")
@@ -82,18 +88,25 @@ class Scenes:
             raise ValueError(f"num_digits {num_digits} for scenes is not a range (low, high) within 1..{MAX_DIGITS}")
         self.task, self.seed, self.patch_size, self.num_digits = task, seed, patch_size, num_digits
         self.num_classes = 10 if task == "classification" else 11
-        self.num_train = len(split_digits()["train"])  # scenes of an epoch: each training digit once
-        self.num_test = len(split_digits()["test"]) * TEST_REPEATS
+        self.sources = sources or load_sources()
+        self.num_train = len(self.split["train"])  # scenes of an epoch: each training digit once
+        self.num_test = len(self.split["test"]) * TEST_REPEATS
 
-    def train_batches(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Full batches of an epoch from number `start` on. The index runs on across epochs: no scene comes twice."""
+    @cached_property
+    def split(self) -> dict[Split, np.ndarray]:
+        """The digits of each split, as indices into the sources."""
+        return split_digits(self.sources.labels)
+
+    def train_batches(self, epoch: int, batch_size: int, start: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+        """Full batches of an epoch from number `start` on, and of them `rows`. The index runs on across epochs: no
+        scene comes twice."""
         for number in range(start, self.num_train // batch_size):
             first = epoch * self.num_train + number * batch_size
-            yield self.batch("train", np.arange(first, first + batch_size))
+            yield self.batch("train", np.arange(first, first + batch_size)[rows])
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All test scenes; the last batch may be smaller."""
-        for first in range(0, self.num_test, batch_size):
+    def test_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
+        """All test scenes, or of these batches some; the last one may be smaller."""
+        for first in range(0, self.num_test, batch_size)[turns]:
             yield self.batch("test", np.arange(first, min(first + batch_size, self.num_test)))
 
     def batch(self, split: Split, index: np.ndarray) -> Batch:
@@ -109,19 +122,20 @@ class Scenes:
         seed = self.seed if split == "train" else None
         draws = uniform(_key("scene", split, seed), index, 8 + 10 * MAX_DIGITS)
         scene_draws, digit_draws = draws[:8], draws[8:].reshape(MAX_DIGITS, 10, -1)
-        image = _crops(split, scene_draws[:5])
+        image = _crops(self.sources.photos, split, scene_draws[:5])
         count, corners = _arrange(self.num_digits, scene_draws[5:7])
         mask, instances = np.zeros((2, len(index), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        labels = load_sources().labels
+        labels, digits = self.sources.labels, self.split[split]
         sources = np.full(corners.shape[:2], -1)
         boxes = np.zeros((*corners.shape[:2], 4), np.int64)
         for slot in range(self.num_digits[1]):
             b = np.flatnonzero(slot < count)
             u = digit_draws[slot][:, b]
-            source = _any_digits(split, u[0]) if slot else _first_digits(split, self.seed, index[b])
+            place = _integers(u[0], len(digits)) if slot else _first_places(split, self.seed, len(digits), index[b])
+            source = digits[place]
             rows, cols = corners[b, slot].T[:, :, None] + np.arange(DIGIT_SIZE)  # [b, D] each
             alpha = np.zeros((len(b), IMAGE_SIZE, IMAGE_SIZE), np.float32)
-            digit = _draw(source, u[1:7], WARP if split == "train" else 0.0)
+            digit = _draw(self.sources.digits[source], u[1:7], WARP if split == "train" else 0.0)
             alpha[np.arange(len(b))[:, None, None], rows[:, :, None], cols[:, None, :]] = digit
             drawn = alpha > INK
             image[b] += alpha[:, None] * (_inks(u[7:10]) - image[b])
@@ -135,8 +149,9 @@ class Scenes:
     def fingerprint(self) -> str:
         """Changes when other versions of packages give other scenes, or another split."""
         digest = hashlib.sha256()
-        scenes = Scenes(num_digits=self.num_digits)  # of a fixed seed: the fingerprint is of the data, not of a run
-        for split, digits in split_digits().items():
+        # Of a fixed seed: the fingerprint is of the data, not of a run.
+        scenes = type(self)(num_digits=self.num_digits, sources=self.sources)
+        for split, digits in scenes.split.items():
             digest.update(digits.tobytes())
             for array in scenes.render(split, np.arange(0, scenes.num_test, 71)):
                 digest.update(array.tobytes())
@@ -159,10 +174,8 @@ def load_sources() -> Sources:
     return sources
 
 
-@lru_cache(maxsize=1)
-def split_digits() -> dict[Split, np.ndarray]:
-    """Indices into load_digits, 1,347 and 450: every fourth of each class, in a hashed order, is for testing."""
-    labels = load_sources().labels
+def split_digits(labels: np.ndarray) -> dict[Split, np.ndarray]:
+    """Indices of digits of `labels`, 1,347 and 450: every fourth of each class, in a hashed order, is for testing."""
     order = np.lexsort((random_bits(_key("split"), np.arange(len(labels))), labels))
     is_test = np.arange(len(order)) % 4 == 0
     return {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
@@ -207,24 +220,20 @@ def _integers(u: np.ndarray, num: int | np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int) -> np.ndarray:
-    """Every training digit once. -> [1347]"""
-    digits = split_digits()["train"]
-    return digits[np.argsort(random_bits(_key("order", seed, epoch), np.arange(len(digits))), kind="stable")]
+def _epoch_order(seed: int, epoch: int, num: int) -> np.ndarray:
+    """Every one of `num` training digits once. -> [num]"""
+    return np.argsort(random_bits(_key("order", seed, epoch), np.arange(num)), kind="stable")
 
 
-def _first_digits(split: Split, seed: int, index: np.ndarray) -> np.ndarray:
-    """The digit a scene is about: each once per epoch in training, each in turn in testing. -> [B]"""
-    digits = split_digits()[split]
-    epoch, place = np.divmod(index, len(digits))
+def _first_places(split: Split, seed: int, num: int, index: np.ndarray) -> np.ndarray:
+    """Which of the `num` digits of a split a scene is about: each once per epoch in training, each in turn in testing.
+    -> [B]"""
+    epoch, place = np.divmod(index, num)
     if split == "test":
-        return digits[place]
-    return np.array([_epoch_order(seed, e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)], np.int64)
-
-
-def _any_digits(split: Split, u: np.ndarray) -> np.ndarray:
-    digits = split_digits()[split]
-    return digits[_integers(u, len(digits))]
+        return place
+    return np.array(
+        [_epoch_order(seed, e, num)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)], np.int64
+    )
 
 
 @lru_cache(maxsize=MAX_DIGITS)
@@ -253,9 +262,8 @@ def _arrange(num_digits: tuple[int, int], u: np.ndarray) -> tuple[np.ndarray, np
 # ---- drawing
 
 
-def _crops(split: Split, u: np.ndarray) -> np.ndarray:
+def _crops(photos: np.ndarray, split: Split, u: np.ndarray) -> np.ndarray:
     """Crops of the photographs, half of them flipped along each axis. u [5, B] -> [B, 3, S, S]"""
-    photos = load_sources().photos
     height, width = photos.shape[2:]
     left, right = (0, PHOTO_SPLIT) if split == "train" else (PHOTO_SPLIT, width)
     photo = _integers(u[0], len(photos))
@@ -268,9 +276,9 @@ def _crops(split: Split, u: np.ndarray) -> np.ndarray:
     return photos.take((plane[:, :, None] * height + rows[:, None])[..., None] * width + cols[:, None, None])
 
 
-def _draw(source: np.ndarray, u: np.ndarray, warp: float) -> np.ndarray:
-    """Digits enlarged bilinearly, through a random affine map near the identity. u [6, B] -> opacity [B, D, D]"""
-    digits = load_sources().digits
+def _draw(digits: np.ndarray, u: np.ndarray, warp: float) -> np.ndarray:
+    """Digits [B, 10, 10] enlarged bilinearly, through a random affine map near the identity. u [6, B] -> opacity
+    [B, D, D]"""
     inner = digits.shape[1] - 2
     step = (np.arange(DIGIT_SIZE, dtype=np.float32) + 0.5) * inner / DIGIT_SIZE - inner / 2  # [D], from the centre
     dy, dx = step[:, None], step[None, :]
@@ -280,9 +288,9 @@ def _draw(source: np.ndarray, u: np.ndarray, warp: float) -> np.ndarray:
     y = np.clip(dy + a * dy + b * dx + 4 * shift_y + last / 2, 0, last)
     x = np.clip(dx + c * dx + d * dy + 4 * shift_x + last / 2, 0, last)
     y0, x0 = np.minimum(y.astype(np.int64), last - 1), np.minimum(x.astype(np.int64), last - 1)
-    y, x, source = y - y0.astype(np.float32), x - x0.astype(np.float32), source[:, None, None]
-    upper = digits[source, y0, x0] * (1 - x) + digits[source, y0, x0 + 1] * x
-    lower = digits[source, y0 + 1, x0] * (1 - x) + digits[source, y0 + 1, x0 + 1] * x
+    y, x, row = y - y0.astype(np.float32), x - x0.astype(np.float32), np.arange(len(digits))[:, None, None]
+    upper = digits[row, y0, x0] * (1 - x) + digits[row, y0, x0 + 1] * x
+    lower = digits[row, y0 + 1, x0] * (1 - x) + digits[row, y0 + 1, x0 + 1] * x
     return upper * (1 - y) + lower * y
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cropr.objective import Counts, Criterion, CrossEntropy, Term, Terms
 from cropr.vit import ReducedViT
 from studies.data import Batch
+from studies.distributed import ALONE, World
 
 __all__ = ["BackboneObjective", "Evaluation", "criterion", "evaluate"]
 
@@ -64,8 +65,15 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], device: str, amp: torch.dtype | None = None) -> Evaluation:
-    """Score `model` (put into eval mode) on every item of `batches`."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: str,
+    amp: torch.dtype | None = None,
+    world: World = ALONE,
+) -> Evaluation:
+    """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world`
+    have. Predictions are in the order of items."""
     model.eval()
     columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": []}
     losses = []
@@ -77,6 +85,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], device: str, amp: torch
         rows = {**batch._asdict(), "target": target, "prediction": logits.argmax(dim=1)}
         for name, column in columns.items():
             column.append(rows[name])
-    arrays = {name: torch.cat([part.cpu() for part in column]).numpy() for name, column in columns.items()}
+    arrays = world.gather_items({name: torch.cat([part.cpu() for part in column]) for name, column in columns.items()})
     top1 = float((arrays["prediction"] == arrays["target"]).mean())
-    return Evaluation({"top1": top1, "loss": float(torch.stack(losses).sum()) / len(arrays["target"])}, arrays)
+    loss = float(world.gather(torch.stack(losses).sum().cpu()[None]).sum()) / len(arrays["target"])
+    return Evaluation({"top1": top1, "loss": loss}, arrays)

@@ -43,12 +43,12 @@ def test_resamples_equal_an_obvious_loop() -> None:
         np.testing.assert_array_almost_equal_nulp(accuracy[:, resample], hits[items].mean(axis=0), nulp=4)
 
 
-def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_change_the_answer() -> None:
     cluster, hits = _clustered_hits(30, 4, 2)
     sums, population = _sums(cluster, hits)
     whole = resample_accuracy(sums, population.sizes, resamples=100)
-    monkeypatch.setattr("results.bootstrap._BLOCK", 30 * 7)
-    np.testing.assert_array_equal(resample_accuracy(sums, population.sizes, resamples=100), whole)
+    blocks = resample_accuracy(sums, population.sizes, resamples=100, block_entries=30 * 7)
+    np.testing.assert_array_equal(blocks, whole)
 
 
 def test_interval_equals_scipy_where_every_item_is_its_own_cluster() -> None:

@@ -164,3 +164,11 @@ def test_broken_images_left_out_are_counted(root, broken, scan_limit):
     assert len(list(data.test_batches(1))) == 7
     with pytest.raises(UnreadableImages):  # the batches behind one of nothing would have other numbers
         list(data.train_batches(0, 1))
+
+
+def test_rows_and_turns_are_parts_of_the_batches(root):
+    data = folder(root)
+    whole, part = next(data.train_batches(0, 8, 1)), next(data.train_batches(0, 8, 1, slice(2, 5)))
+    assert all(torch.equal(ours, column[2:5]) for ours, column in zip(part[:4], whole[:4], strict=True))
+    items = [torch.cat([b.item for b in data.test_batches(2, slice(turn, None, 2))]).tolist() for turn in range(2)]
+    assert sorted(sum(items, [])) == list(range(data.num_test)) and all(items)

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from studies.data import Batch, scenes
-from studies.data.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels, split_digits
+from studies.data.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels
+from studies.data.scenes import split_digits as split_labels
+
+
+def split_digits():
+    return split_labels(load_sources().labels)
 
 
 def without_digits(sources):
@@ -35,12 +40,11 @@ def test_scenes_show_only_digits_of_their_split(seed):
     assert set(sources[sources >= 0]) == set(split_digits()["test"])
 
 
-def test_photographs_share_no_pixel_between_splits(monkeypatch):
+def test_photographs_share_no_pixel_between_splits():
     sources = load_sources()
     place = np.indices(sources.photos[:, 0].shape).astype(np.float32)  # photo, row and column of each pixel, as colours
     marked = without_digits(sources)._replace(photos=place.swapaxes(0, 1))
-    monkeypatch.setattr(scenes, "load_sources", lambda: marked)
-    seen = {split: Scenes().render(split, np.arange(4000)).image for split in ("train", "test")}
+    seen = {split: Scenes(sources=marked).render(split, np.arange(4000)).image for split in ("train", "test")}
     columns = {split: image[:, 2] for split, image in seen.items()}
     assert columns["train"].min() == 0 and columns["train"].max() == PHOTO_SPLIT - 1
     assert columns["test"].min() == PHOTO_SPLIT and columns["test"].max() == sources.photos.shape[3] - 1
@@ -112,20 +116,22 @@ def test_batches_have_the_shapes_and_types_of_the_contract():
 
 
 @pytest.mark.parametrize("num_digits", [(1, 1), (1, 4), (3, 3)])
-def test_labels_are_where_the_ink_is(num_digits, monkeypatch):
+def test_labels_are_where_the_ink_is(num_digits):
     black = load_sources()._replace(photos=np.zeros_like(load_sources().photos))
-    monkeypatch.setattr(scenes, "load_sources", lambda: black)
-    monkeypatch.setattr(scenes, "_inks", lambda u: np.ones((u.shape[1], 3, 1, 1), np.float32))
-    data = Scenes(num_digits=num_digits)
+    data = Scenes(num_digits=num_digits, sources=black)
     for split in ("train", "test"):
         drawn = data.render(split, np.arange(200))
-        ink = drawn.image.max(1) > scenes.INK  # white on black, a pixel is its opacity
+        light = drawn.image.max(1)  # bright on black: opacity times an ink of 0.8 to 1
+        ink = drawn.mask > 0
+        assert light[ink].min() > 0.8 * scenes.INK and light[~ink].max() <= scenes.INK
         assert 0.04 < ink.mean() / (drawn.classes >= 0).sum(1).mean() < 0.15
-        np.testing.assert_array_equal(drawn.mask > 0, ink)
+        assert ink[light > scenes.INK].all() and not ink[light < 0.8 * scenes.INK].any()
         assert ((drawn.classes >= 0).sum(1) >= num_digits[0]).all()
         for b, slot in zip(*np.nonzero(drawn.classes >= 0), strict=True):
             own = drawn.instances[b] == slot + 1
             rows, cols = np.nonzero(own)
+            if (drawn.classes[b] >= 0).sum() == 1:  # one opacity divides a digit from what is around it
+                assert light[b][own].min() > light[b][~own].max()
             assert (drawn.mask[b][own] == drawn.classes[b, slot] + 1).all()
             assert drawn.boxes[b, slot].tolist() == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
             assert np.ptp(rows) < 16 and np.ptp(cols) < 16
@@ -135,12 +141,11 @@ def test_labels_are_where_the_ink_is(num_digits, monkeypatch):
         np.testing.assert_array_equal(drawn.classes, labels)
 
 
-def test_ink_shows_on_the_photographs(monkeypatch):
+def test_ink_shows_on_the_photographs():
     data, index = Scenes(), np.arange(1000)
     drawn = data.render("test", index)
     bare = without_digits(load_sources())
-    monkeypatch.setattr(scenes, "load_sources", lambda: bare)
-    change = np.abs(drawn.image - data.render("test", index).image).max(1)  # what the ink alone did
+    change = np.abs(drawn.image - Scenes(sources=bare).render("test", index).image).max(1)  # what the ink alone did
     ink = drawn.mask > 0
     assert change[ink].mean() > 0.2 > 10 * change[~ink].mean()
     assert (change > 0).mean() < 0.25  # nothing outside the digit's square is touched
@@ -165,7 +170,13 @@ def test_every_place_of_the_grid_is_used():
         assert len(np.unique(boxes[:, low] // GRID)) >= 5 and (boxes[:, low] < boxes[:, high]).all()
 
 
-def test_fingerprint_is_the_data_and_not_the_run(monkeypatch):
+class Backwards(Scenes):
+    """Another order of the digits of each split."""
+
+    split = property(lambda self: {split: digits[::-1] for split, digits in split_labels(self.sources.labels).items()})
+
+
+def test_fingerprint_is_the_data_and_not_the_run():
     value = Scenes().fingerprint
     assert value == Scenes("segmentation", seed=5, patch_size=2).fingerprint and len(value) == 64
     assert value != Scenes(num_digits=(1, 2)).fingerprint
@@ -175,13 +186,9 @@ def test_fingerprint_is_the_data_and_not_the_run(monkeypatch):
     sources = load_sources()
     for name in ("digits", "photos"):
         changed = getattr(sources, name) * np.float32(1 + 1e-5)
-        monkeypatch.setattr(scenes, "load_sources", lambda n=name, c=changed: sources._replace(**{n: c}))
-        assert Scenes().fingerprint != value
-    monkeypatch.setattr(scenes, "load_sources", lambda: sources)
-    assert Scenes().fingerprint == value
-    backwards = {split: digits[::-1] for split, digits in split_digits().items()}
-    monkeypatch.setattr(scenes, "split_digits", lambda: backwards)
-    assert Scenes().fingerprint != value
+        assert Scenes(sources=sources._replace(**{name: changed})).fingerprint != value
+    assert Scenes(sources=sources._replace(digits=sources.digits.copy())).fingerprint == value
+    assert Backwards().fingerprint != value
 
 
 @pytest.mark.parametrize(
@@ -196,3 +203,11 @@ def test_fingerprint_is_the_data_and_not_the_run(monkeypatch):
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Scenes(**options)
+
+
+def test_rows_and_turns_are_parts_of_the_batches():
+    data = Scenes()
+    whole, part = next(data.train_batches(1, 12, 3)), next(data.train_batches(1, 12, 3, slice(4, 9)))
+    assert all(torch.equal(ours, column[4:9]) for ours, column in zip(part, whole, strict=True))
+    items = [torch.cat([b.item for b in data.test_batches(400, slice(turn, None, 2))]) for turn in range(2)]
+    assert sorted(torch.cat(items).tolist()) == list(range(2250)) and len(items[0]) == 1200

@@ -17,10 +17,11 @@ from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
 from studies.data import Batch
 from studies.data.scenes import Scenes
+from studies.rates import learning_rate, parameter_groups
 from studies.reducers import build, make_objective, parse
 from studies.run import weight_digest
 from studies.tasks.classification import criterion
-from studies.train import Diverged, Stopped, Trainer, learning_rate, parameter_groups
+from studies.train import Diverged, Stopped, Trainer
 
 RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an epoch
 
@@ -33,6 +34,9 @@ def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
     objective = make_objective(spec, built, criterion(), lambda: vit)
     folder.mkdir(exist_ok=True)
     return Trainer(built.model, objective, data or Scenes(), recipe, folder, evaluate=evaluate)
+
+
+TIMES = {"train_seconds": 0, "images_per_s": 0}  # what two runs need not have alike
 
 
 class Killed(Exception):
@@ -78,8 +82,8 @@ class Interrupted(Scenes):
         super().__init__()
         self.at, self.given = at, 0
 
-    def train_batches(self, epoch, batch_size, start=0):
-        for batch in super().train_batches(epoch, batch_size, start):
+    def train_batches(self, epoch, batch_size, start=0, rows=slice(None)):
+        for batch in super().train_batches(epoch, batch_size, start, rows):
             self.given += 1
             if self.given == self.at:
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -93,7 +97,7 @@ def test_a_signal_stops_at_a_step_and_the_rest_is_as_if_it_had_not(tmp_path, red
     whole.run()
     before = signal.getsignal(signal.SIGUSR2)
     try:
-        for at in (2, 3, 6):  # within an epoch, at its end, and at the end of all
+        for at in (2, 3):  # within an epoch, and at its end
             cut = trainer(tmp_path / str(at), reducer, recipe, data=Interrupted(at))
             signal.signal(signal.SIGUSR2, lambda *_, cut=cut: cut.stop())
             with pytest.raises(Stopped, match=f"step {at} of 6"):
@@ -104,7 +108,7 @@ def test_a_signal_stops_at_a_step_and_the_rest_is_as_if_it_had_not(tmp_path, red
             assert weight_digest(rest.model) == weight_digest(whole.model)
             assert weight_digest(rest.evaluated) == weight_digest(whole.evaluated)
             for ours, theirs in zip(rest.history, whole.history, strict=True):
-                assert ours | {"train_seconds": 0} == theirs | {"train_seconds": 0}
+                assert ours | TIMES == theirs | TIMES
             log = (tmp_path / str(at) / "log.jsonl").read_text().splitlines()
             assert [json.loads(line) for line in log] == rest.history
     finally:
