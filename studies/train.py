@@ -165,15 +165,19 @@ class Trainer:
         total = self._backward(self._prepared(batch))
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.world.add_gradients(params, total)
-        if recipe.clip_grad is not None:
+        self._update(params)
+        self.step += 1
+        return total
+
+    def _update(self, params: list[nn.Parameter]) -> None:
+        """One step of the optimiser, and of the averaged weights."""
+        if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(params, recipe.clip_grad)
+            nn.utils.clip_grad_norm_(params, self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        self.step += 1
-        return total
 
     def _prepared(self, batch: Batch) -> Batch:
         batch = mapped(batch, lambda column: column.to(self.device, non_blocking=True))

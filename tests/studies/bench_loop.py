@@ -1,4 +1,5 @@
-"""What the training loop costs beside forward, backward and data, on the default recipe of scenes.
+"""What the training loop costs beside forward, backward, data and the arithmetic of the optimiser (clipping, AdamW), on
+the default recipe of scenes.
 
 `python tests/studies/bench_loop.py [REDUCER ...]`; not collected as a test. Shares of the processor time of this one
 thread, so that what else the machine does is not in them; the clocks' own time counts as the loop's.
@@ -37,13 +38,17 @@ class Clock:
 
 
 class Timed(Trainer):
-    """A Trainer that says where its time went: gradients (forward and backward) and data are not the loop's."""
+    """A Trainer that says where its time went: gradients, data and the optimiser's arithmetic are not the loop's."""
 
     clock = Clock()
 
     def _backward(self, batch) -> Tensor:
         with self.clock("forward and backward"):
             return super()._backward(batch)
+
+    def _update(self, params) -> None:
+        with self.clock("optimiser"):
+            super()._update(params)
 
     def _batches(self, epoch, start):
         batches = super()._batches(epoch, start)
