@@ -31,13 +31,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """What the user got wrong is one message on stderr and exit code 2."""
+def usage_errors(code: int = USAGE) -> Iterator[None]:
+    """What the user got wrong is one message on stderr and exit code 2, or `code` behind work that was done."""
     try:
         yield
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(USAGE) from None
+        raise typer.Exit(code) from None
 
 
 @app.command()
@@ -84,10 +84,11 @@ def run(
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to continue", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    report([options.directory])
     if failed:
         where = options.directory / "runs" / "ID" / "failure.json"
         typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
+    print_report([options.directory], code=FAILED)
+    if failed:
         raise typer.Exit(FAILED)
 
 
@@ -122,9 +123,13 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Overlay published numbers.")] = False,
 ) -> None:
     """Tables and plots out of the records alone, also while runs are still going."""
+    print_report(dirs, published)
+
+
+def print_report(dirs: list[Path], published: bool = False, code: int = USAGE) -> None:
     from studies.commands.records import write_report
 
-    with usage_errors():
+    with usage_errors(code):
         paths = write_report(dirs, published)
     typer.echo("\n".join(str(path) for path in paths))
 
