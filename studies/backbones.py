@@ -6,12 +6,12 @@ Nothing heavy is imported before a function runs.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studies.checkpoints import SUFFIXES, head_classes, is_checkpoint, load_into, read_checkpoint
+from studies.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,14 +92,14 @@ def check_name(name: str) -> None:
 
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        near = _nearest(base, [*EMBEDDED, *timm.list_models()])
+        near = did_you_mean(base, [*EMBEDDED, *timm.list_models()], 3) or "."
         raise ValueError(
             f"unknown backbone {name!r}{near} Available: {', '.join(EMBEDDED)}, every VisionTransformer and Eva of "
             f"timm {timm.__version__}, and checkpoints ({', '.join(SUFFIXES)})"
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}*") if full.partition(".")[0] == base]
     if tag and tag not in tags:
-        near = _nearest(tag, tags)
+        near = did_you_mean(tag, tags, 3) or "."
         raise ValueError(f"{base} has no pretrained weights {tag!r}{near} Available: {', '.join(tags) or 'none'}")
 
 
@@ -128,11 +128,6 @@ def describe(name: str) -> dict[str, Any]:
         "global_pool": model.global_pool,
         "params_m": sum(p.numel() for p in model.parameters()) / 1e6,
     }
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(name, valid, 3)
-    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def _has_weights(name: str) -> bool:

@@ -5,12 +5,13 @@ Letters: C classes.
 
 from __future__ import annotations
 
-import difflib
 import json
 import zipfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from studies.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +36,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
     path = Path(path)
     if not path.is_file():
         names = [p.name for p in path.parent.glob("*") if is_checkpoint(p.name)] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, 1)
-        raise ValueError(f"checkpoint {path} does not exist" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"checkpoint {path} does not exist{did_you_mean(path.name, names)}")
     if not is_checkpoint(path.name):
         raise ValueError(f"checkpoint {path} is of an unknown kind; valid: {', '.join(SUFFIXES)}")
     found, name = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

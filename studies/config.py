@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from studies.nearest import nearest
+
 __all__ = ["Recipe", "RunConfig", "from_dict", "replace_key"]
 
 
@@ -95,8 +97,6 @@ def replace_key(recipe: Recipe, key: str, text: str) -> Recipe:
     """`recipe` with one `--set key=value`. Raises ValueError for an unknown key or a value of another type."""
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     if key not in fields:
-        from studies.reducers import nearest
-
         raise ValueError(nearest("setting", key, fields))
     try:
         value = json.loads(text)

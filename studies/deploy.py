@@ -5,7 +5,6 @@ Letters: D width.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from results.files import read_json, write_bytes, write_json
 from studies.backbones import create_backbone, is_checkpoint
+from studies.nearest import did_you_mean
 
 __all__ = ["KINDS", "info", "load", "save"]
 
@@ -107,8 +107,7 @@ def info(path: Path) -> dict[str, Any]:
     file = _beside(_stem(path), ".json")
     if not file.is_file():
         names = [p.stem for p in file.parent.glob("*.json")] if file.parent.is_dir() else []
-        near = difflib.get_close_matches(file.stem, names, 1)
-        raise ValueError(f"saved model {file} does not exist" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"saved model {file} does not exist{did_you_mean(file.stem, names)}")
     description = read_json(file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__

@@ -5,11 +5,12 @@ METHODS is the one table of names. Nothing heavy is imported until a model is bu
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from studies.nearest import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cropr.objective import Criterion, Objective
     from cropr.vit import ReducedViT
 
-__all__ = ["METHODS", "Built", "Spec", "Unreachable", "build", "make_objective", "nearest", "parse", "reduce"]
+__all__ = ["METHODS", "Built", "Spec", "Unreachable", "build", "make_objective", "parse", "reduce"]
 
 Converter = Callable[[str], Any]  # text of an option -> its value; ValueError if it is none
 TOLERANCE = 0.01  # of a budget, by which the cheapest setting of a schedule may exceed it
@@ -101,14 +102,6 @@ METHODS: dict[str, Method] = {
         learns=True,
     ),
 }
-
-
-def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
-    """An error message: the bad value, the nearest match and the valid ones."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or 'none'}"
 
 
 @dataclass(frozen=True)

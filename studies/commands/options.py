@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from studies.reducers import nearest
+from studies.nearest import nearest
 
 __all__ = ["one_of", "parse_budgets", "resolve_device"]
 

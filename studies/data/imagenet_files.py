@@ -7,12 +7,13 @@ of the same kit tells: without it nearly every label would be wrong.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from studies.nearest import did_you_mean
 
 __all__ = ["EXTENSIONS", "Listing", "image_paths", "list_split", "read_classes"]
 
@@ -30,9 +31,8 @@ class Listing(NamedTuple):
 def read_classes(root: Path) -> list[str]:
     """The class folders of `root`/train, sorted. Raises ValueError where there are none."""
     if not root.is_dir():
-        near = difflib.get_close_matches(root.name, _folders(root.parent), 1) if root.parent.is_dir() else []
-        hint = f"; did you mean {root.parent / near[0]}?" if near else ""
-        raise ValueError(f"data folder {root} does not exist{hint}")
+        beside = _folders(root.parent) if root.parent.is_dir() else []
+        raise ValueError(f"data folder {root} does not exist{did_you_mean(root.name, beside)}")
     for split in ("train", "val"):
         if not (root / split).is_dir():
             found = ", ".join(sorted(_folders(root))[:10]) or "no folders"
@@ -54,10 +54,8 @@ def list_split(root: Path, split: str, classes: list[str]) -> Listing:
     labels: list[int] = []
     for name in folders:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, 1) or classes[:1]
-            raise ValueError(
-                f"class folder {split}/{name} is none of the {len(classes)} classes of train (nearest: {near[0]})"
-            )
+            hint = did_you_mean(name, classes)
+            raise ValueError(f"class folder {split}/{name} is none of the {len(classes)} classes of train{hint}")
         found = sorted(image_paths(root, root / split / name))
         if not found:
             raise ValueError(f"class folder {root / split / name} has no images ({', '.join(EXTENSIONS)})")

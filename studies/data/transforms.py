@@ -5,7 +5,6 @@ Letters: S image side in pixels.
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from studies.nearest import nearest
 
 __all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform"]
 
@@ -53,9 +54,7 @@ def train_transform(config: dict[str, Any], augment: dict[str, Any] | None) -> A
     augment = augment or {}
     for name in augment:
         if name not in AUGMENTS:
-            near = difflib.get_close_matches(name, AUGMENTS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown augmentation {name!r}{hint} Available: {', '.join(AUGMENTS)}")
+            raise ValueError(nearest("augmentation", name, AUGMENTS))
     options = {"mean": config["mean"], "std": config["std"], "interpolation": config["interpolation"], **augment}
     try:
         return create_transform(config["input_size"], is_training=True, **options)

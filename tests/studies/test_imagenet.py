@@ -113,7 +113,7 @@ def test_workers_give_the_same(root):
 
 
 def test_unknown_augmentation(root):
-    with pytest.raises(ValueError, match="unknown augmentation 'reprob'; did you mean 're_prob'"):
+    with pytest.raises(ValueError, match="unknown augmentation 'reprob'; did you mean re_prob"):
         folder(root, augment={"reprob": 0.5})
     with pytest.raises(ValueError, match="timm makes no augmentation of"):
         folder(root, augment={"auto_augment": "nonsense"})

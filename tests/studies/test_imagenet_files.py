@@ -30,12 +30,12 @@ def flatten(root) -> list[int]:
 
 
 def test_missing_and_empty_folders(root, tmp_path):
-    with pytest.raises(ValueError, match="does not exist; did you mean .*/data"):
+    with pytest.raises(ValueError, match="does not exist; did you mean data"):
         folder(tmp_path / "dta")
     with pytest.raises(ValueError, match="batch_size 22 is more than the 21"):
         next(folder(root).train_batches(0, 22))
     (root / "val" / CLASSES[0]).rename(root / "val" / "n01440765")
-    with pytest.raises(ValueError, match=r"val/n01440765 is none of the 3 classes of train \(nearest: n01440764\)"):
+    with pytest.raises(ValueError, match=r"val/n01440765 is none of the 3 classes of train; did you mean n01440764"):
         folder(root)
     shutil.rmtree(root / "val" / "n01440765")
     (root / "val" / CLASSES[0]).mkdir()

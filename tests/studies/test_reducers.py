@@ -23,7 +23,7 @@ def test_a_comma_separates_reducers_and_options():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("croper", ["'croper'", "Did you mean cropr", "dynamicvit"]),
+        ("croper", ["'croper'", "did you mean cropr", "dynamicvit"]),
         ("cropr:quries=2", ["'quries'", "queries", "llf"]),
         ("evit:fuse=maybe", ["fuse", "'maybe'"]),
         ("tome,tome", ["twice", "tome"]),

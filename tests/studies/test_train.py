@@ -339,7 +339,7 @@ def test_a_run_is_named_by_what_was_asked_for():
 
 def test_settings_are_checked():
     assert replace_key(RECIPE, "lr", "1").lr == 1.0
-    with pytest.raises(ValueError, match="Did you mean epochs"):
+    with pytest.raises(ValueError, match="did you mean epochs"):
         replace_key(RECIPE, "epoch", "3")
     with pytest.raises(ValueError, match="is a int"):
         replace_key(RECIPE, "epochs", "many")
