@@ -22,12 +22,12 @@ from results.labels import Label, write_labels
 from results.panels import Panel
 from results.tables import METRIC_NAME
 
-__all__ = ["DPI", "caption", "draw", "figure_bytes"]
+__all__ = ["DPI", "RC", "caption", "draw", "figure_bytes"]
 
 DPI = 300
 _SIZE_IN = (3.4, 2.6)
 _LABEL_PT = 6.0
-_RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
+RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
     "font.family": "DejaVu Sans", "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 6, "xtick.labelsize": 6,
     "ytick.labelsize": 6, "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
     "xtick.major.size": 2, "ytick.major.size": 2, "axes.spines.top": False, "axes.spines.right": False,
@@ -59,7 +59,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
     others = None if published is None else published[published[x].notna() & published[y].notna()]
     if points.empty or (others is not None and others.empty):
         return None
-    with rc_context(_RC):
+    with rc_context(RC):
         figure, axes = _figure(panel.x_label, panel.y_label.format(metric=METRIC_NAME[metric]), title)
         if panel.front:
             _draw_fronts(axes, points, x, y, maximise_x=panel.cheap_end == "right")
@@ -91,7 +91,7 @@ def caption(panel: Panel, summary: pd.DataFrame) -> str:
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The file; without date and with fixed ids, so that the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with rc_context(_RC):
+    with rc_context(RC):
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return buffer.getvalue()
 

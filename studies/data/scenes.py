@@ -15,7 +15,7 @@ Letters: B scenes, K digits of a scene at most, L patches, S = 32 and D = 16 sid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -69,6 +69,7 @@ class Scenes:
     """
 
     name = "scenes"
+    classes = tuple("0123456789")  # names
     image_size = IMAGE_SIZE
     mean, std = (MEAN,) * 3, (STD,) * 3
 
@@ -108,6 +109,10 @@ class Scenes:
         """All test scenes, or of these batches some; the last one may be smaller."""
         for first in range(0, self.num_test, batch_size)[turns]:
             yield self.batch("test", np.arange(first, min(first + batch_size, self.num_test)))
+
+    def test_items(self, items: Sequence[int]) -> Batch:
+        """Test scenes by number."""
+        return self.batch("test", np.asarray(items))
 
     def batch(self, split: Split, index: np.ndarray) -> Batch:
         """The scenes of an index [B] as tensors."""

@@ -1,0 +1,178 @@
+"""Which patches of an image a reduced model keeps, drops and merges, block by block: the data behind the pictures of
+`cropr-study show`.
+
+Letters: B images, N live patches, L patches of the full grid, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cropr.tokens import Tokens
+from cropr.vit import ReducedViT
+from results.pictures import Row
+from results.store import load_records, read_json
+from studies.backbones import create_backbone
+from studies.config import from_dict
+from studies.data.transforms import eval_transform
+from studies.datasets import create_dataset
+from studies.deploy import load
+from studies.measure.bench import variants_of
+from studies.nearest import nearest
+from studies.reducers import METHODS, Spec, build
+
+__all__ = ["Trace", "default_runs", "holders", "rows_of_image", "rows_of_study", "trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a model made of a batch."""
+
+    logits: Tensor  # [B, C]
+    held: Tensor  # [B, depth, L] see `holders`
+
+
+@torch.inference_mode()
+def trace(model: ReducedViT, images: Tensor) -> Trace:
+    """Run `model`, in eval mode, on images [B, 3, h, w] and remember what every reducer returned."""
+    states: dict[int, Tokens] = {}
+
+    def remember(i: int, reducer: nn.Module, args: Any, tokens: Tokens) -> None:
+        states[i] = tokens
+
+    hooks = [reducer.register_forward_hook(partial(remember, int(i))) for i, reducer in model.reducers.items()]
+    try:
+        tokens = model.eval().forward_features(images, track=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    depth = len(model.vit.blocks)
+    states[depth - 1] = tokens  # last-layer fusion brings patches back without a reducer
+    return Trace(model.forward_head(tokens), holders(states, depth))
+
+
+def holders(states: Mapping[int, Tokens], depth: int) -> Tensor:
+    """The tokens behind some blocks -> [B, depth, L] which patch stands for each grid position behind every block: its
+    own position where the patch is live, that of another where it was merged into that one, -1 where it was dropped.
+    """
+    first = next(iter(states.values()))
+    held = torch.arange(first.grid, device=first.x.device).expand(first.x.shape[0], -1)
+    rows = []
+    for i in range(depth):
+        held = _holder(states[i]) if i in states else held
+        rows.append(held)
+    return torch.stack(rows, dim=1)
+
+
+def _holder(tokens: Tokens) -> Tensor:
+    """[B, L]"""
+    position = tokens.positions()  # [B, N]
+    if tokens.owner is not None:
+        return position.gather(1, tokens.owner)
+    held = position.new_full((position.shape[0], tokens.grid + 1), -1)
+    at = position.where(position >= 0, tokens.grid)  # a fused token stands for no position: a column that is cut off
+    return held.scatter(1, at, at)[:, : tokens.grid]
+
+
+def default_runs(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Ids of one run for each reducer with its options: the first seed of the smallest budget."""
+    order = list(METHODS)
+
+    def preference(run: str) -> tuple[Any, ...]:
+        record = records[run]
+        budget = record["budget_asked"]
+        return order.index(record["reducer"]), record["label"], 1.0 if budget is None else budget, record["seed"]
+
+    chosen: dict[str, str] = {}
+    for run in sorted(records, key=preference):
+        chosen.setdefault(records[run]["label"], run)
+    return list(chosen.values())
+
+
+def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | None = None) -> dict[int, list[Row]]:
+    """For every test item what the saved models of `runs` (ids; None: `default_runs`) make of it.
+
+    Raises ValueError: no study, an unknown run or item, a run without a saved model.
+    """
+    records = {run: record for run, record in load_records(directory).runs.items() if record["status"] == "done"}
+    if not records:
+        raise ValueError(f"{directory} has no finished run to show")
+    for run in runs or ():
+        if run not in records:
+            raise ValueError(nearest("finished run", run, records))
+    chosen = list(runs or default_runs(records))
+    data = create_dataset(from_dict(read_json(directory / "runs" / chosen[0] / "config.json")))
+    for item in items:
+        if not 0 <= item < data.num_test:
+            raise ValueError(f"item {item} is outside the test split, 0 to {data.num_test - 1}")
+    batch = data.test_items(items)
+    pixels = _pixels(batch.images, data.mean, data.std)
+    rows: dict[int, list[Row]] = {item: [] for item in items}
+    for run in chosen:
+        model, record = load(directory / "runs" / run / "model"), records[run]
+        budget = record["budget_asked"]
+        name = record["label"] + ("" if budget is None else f" at {budget:g}") + f"\nseed {record['seed']}"
+        found = trace(model, batch.images)
+        for i, item in enumerate(items):
+            true, said = (data.classes[int(n)] for n in (batch.target[i], found.logits[i].argmax()))
+            held = found.held[i].numpy()
+            rows[item].append(
+                Row(name, f"true {true}, predicted {said}", said == true, pixels[i], held, model.grid_size)
+            )
+    return rows
+
+
+def rows_of_image(
+    file: Path, backbone: str, checkpoint: str | None, pretrained: bool, specs: list[Spec], budgets: list[float]
+) -> list[Row]:
+    """What reducers make of one image on a model off the shelf: random weights, timm's, or those of a checkpoint.
+
+    Raises ValueError: no image, no such backbone, a reducer whose own weights have to be learnt first.
+    """
+    import timm
+    from PIL import Image
+
+    if unlearnt := [spec.name for spec in specs if spec.method.learns]:
+        raise ValueError(f"{unlearnt[0]} has weights to learn; show it from a study that trained it")
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{file} is no image that can be read ({error})") from error
+    torch.manual_seed(0)
+    vit = create_backbone(backbone, pretrained=pretrained, checkpoint=checkpoint)
+    config = timm.data.resolve_model_data_config(vit)
+    images = eval_transform(config)(image).unsqueeze(0)
+    (pixels,) = _pixels(images, config["mean"], config["std"])
+    trained = pretrained or checkpoint is not None
+    rows = []
+    for name, (spec, budget) in variants_of(specs, budgets).items():
+        model = build(vit, spec, budget).model
+        found = trace(model, images)
+        verdict = f"predicted {_class_name(vit, int(found.logits.argmax()))}" if trained else "untrained"
+        label = spec.label + ("" if budget is None else f" at {budget:g}") if name != "none" else "Dense"
+        rows.append(Row(label, verdict, None, pixels, found.held[0].numpy(), model.grid_size))
+    return rows
+
+
+def _pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Normalised images [B, 3, h, w] -> [B, h, w, 3] in 0..1."""
+    scaled = images * images.new_tensor(std).view(-1, 1, 1) + images.new_tensor(mean).view(-1, 1, 1)
+    return scaled.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def _class_name(vit: nn.Module, number: int) -> str:
+    """ImageNet's classes by name, as far as the number of classes tells."""
+    from timm.data import ImageNetInfo
+
+    if vit.num_classes != 1000:
+        return str(number)
+    return str(ImageNetInfo().index_to_description(number)).partition(",")[0]
