@@ -160,6 +160,52 @@ def status(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
     typer.echo(json.dumps(rows) if as_json else lines)
 
 
+@app.command()
+def show(
+    directory: Annotated[Path | None, typer.Argument(help="Record directory: its saved models and data set.")] = None,
+    items: Annotated[str, typer.Option(help="Numbers of test images of the study.")] = "0,1,2",
+    runs: Annotated[
+        str | None, typer.Option(help="Ids of finished runs [default: each reducer at its smallest budget].")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Without DIRECTORY: an image file.")] = None,
+    backbone: Annotated[
+        str, typer.Option(help="With --image: a timm model, or a checkpoint of one: NAME=FILE.")
+    ] = "vit_small_patch16_224",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="With --image: timm's pretrained weights.")] = False,
+    reducers: Annotated[str, typer.Option(help="With --image: `all`, or names with options.")] = "all",
+    budgets: Annotated[str, typer.Option(help="With --image: shares of the dense MACs.")] = "0.65",
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures [default: DIRECTORY/report, or .].")] = None,
+) -> None:
+    """Which patches an image loses, block by block, as a picture: of a study's models, or of one off the shelf."""
+    from studies.commands.show import show_image, show_study
+
+    with usage_errors():
+        if (directory is None) == (image is None):
+            raise ValueError("show takes either a record directory or --image FILE")
+        if directory is not None:
+            paths = show_study(directory, items, runs, out)
+        else:
+            assert image is not None
+            paths = show_image(image, backbone, pretrained, reducers, budgets, out)
+    typer.echo("\n".join(str(path) for path in paths))
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="Where records shall go.")] = Path("out"), as_json: JsonOption = False
+) -> None:
+    """What is installed, which device and attention kernels, can a study run here? Exit code 1 if not."""
+    from studies.doctor import examine, healthy
+
+    findings = examine(out)
+    if as_json:
+        typer.echo(json.dumps({"ok": healthy(findings), "findings": [vars(finding) for finding in findings]}))
+    else:
+        typer.echo("\n".join(f"{f.state:<7} {f.name:<18} {f.detail}" for f in findings))
+    if not healthy(findings):
+        raise typer.Exit(FAILED)
+
+
 @app.command("list")
 def list_names(
     what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")], as_json: JsonOption = False

@@ -1,6 +1,7 @@
 """Pictures of what becomes of an image's patches: one row for each model, one column for each block that changes any.
 
-Dropped patches fade to white. Patches that were merged have the mean colour of their group and a line around it.
+Dropped patches fade to white and are crossed out. Patches that were merged have the mean colour of their group and a
+line around it.
 
 Letters: L patches of the grid, h and w sides of the image in pixels.
 """
@@ -18,12 +19,12 @@ from matplotlib.figure import Figure
 
 from results.plots import RC
 
-__all__ = ["Row", "borders", "changed_blocks", "compose", "draw_rows"]
+__all__ = ["Row", "borders", "changed_blocks", "compose", "draw_rows", "strokes"]
 
 _CELL_IN, _TITLE_IN, _LABEL_IN = 0.95, 0.2, 1.15
 _LABEL_CHARS = 19
 _FADE = 0.85  # share of white in a dropped patch
-_LINE = "#D55E00"
+_LINE, _STROKE = "#D55E00", "#9A9A9A"
 _RIGHT, _WRONG = "#404040", "#B00000"
 
 
@@ -71,6 +72,12 @@ def borders(held: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return np.array(upright + level, dtype=float).reshape(-1, 2, 2)
 
 
+def strokes(held: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A diagonal through every dropped patch: on a bright image fading alone is not seen. -> [n, 2, 2] x y"""
+    y, x = np.divmod(np.flatnonzero(held < 0), grid[1])
+    return np.stack([np.stack([x, y + 1], -1), np.stack([x + 1, y], -1)], axis=1).astype(float)
+
+
 def draw_rows(rows: Sequence[Row], title: str) -> Figure:
     """The picture of one image under several models."""
     blocks = sorted({block for row in rows for block in changed_blocks(row.held)})
@@ -115,6 +122,7 @@ def _draw_cell(axes: Axes, row: Row, block: int | None) -> None:
         return
     held = row.held[block]
     axes.imshow(compose(row.image, held, row.grid), extent=extent, interpolation="nearest")
+    axes.add_collection(LineCollection(list(strokes(held, row.grid)), colors=_STROKE, linewidths=0.3))
     axes.add_collection(LineCollection(list(borders(held, row.grid)), colors=_LINE, linewidths=0.5))
     live = int((held == np.arange(num_patches)).sum())
     axes.set_title(f"block {block}: {live}", fontsize=6, pad=2)

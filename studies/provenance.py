@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["now", "provenance"]
+__all__ = ["commit", "now", "provenance"]
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
@@ -27,7 +27,7 @@ def provenance(device: str, *, dtype: str, seeds: dict[str, int], fingerprint: s
     from studies.measure.clock import device_name
 
     return {
-        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "commit": commit() or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -42,6 +42,11 @@ def provenance(device: str, *, dtype: str, seeds: dict[str, int], fingerprint: s
         "finished": now(),
         "host": socket.gethostname(),
     }
+
+
+def commit() -> str:
+    """Of the project's own checkout; empty where it is none, or git is missing."""
+    return _git("rev-parse", "HEAD")
 
 
 def sdpa_backend(device: str, dtype: str) -> str:

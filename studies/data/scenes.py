@@ -39,6 +39,8 @@ INK = 0.5  # opacity from which a pixel belongs to the digit
 PATCH_INK = 0.125  # share of a patch that belongs to the digit from which the patch takes its label
 WARP = 0.08  # largest entry of the random linear map, training only
 MEAN, STD = 0.5, 0.25
+# Of the scenes that numpy and scikit-learn make in the versions of constraints.txt.
+TESTED_FINGERPRINT = "36f8896f7b1011d3bb3c5fa59b05f21091cdd801f8faab80f212b2ee08e43a70"
 
 
 class Sources(NamedTuple):

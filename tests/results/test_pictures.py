@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results.pictures import Row, borders, compose, draw_rows
+from results.pictures import Row, borders, compose, draw_rows, strokes
 from results.plots import DPI, figure_bytes
 
 GRID = (3, 4)
@@ -55,6 +55,11 @@ def test_lines_run_around_merged_groups():
                 if a != b and max(sizes.get(a, 0), sizes.get(b, 0)) > 1:
                     expected.add(((x + right, y + down), (x + 1, y + 1)))
     assert {tuple(map(tuple, line)) for line in borders(HELD, GRID).astype(int)} == expected
+
+
+def test_dropped_patches_are_crossed_out():
+    assert strokes(HELD, GRID).tolist() == [[[2, 1], [3, 0]], [[2, 2], [3, 1]]]
+    assert strokes(np.arange(12), GRID).shape == (0, 2, 2)
 
 
 def test_a_picture_has_a_row_for_each_model_and_a_column_for_each_block_that_changes_any():

@@ -6,20 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-TINY = ("--set", "epochs=1", "--set", "batch_size=449")
-
-
-def study(*args, timeout=300, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "cli", *map(str, args)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **options
-    )
+from command_line import ROOT, TINY, study
 
 
 @pytest.mark.parametrize(
