@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+SETTINGS = "settings of the recipe"  # what the configuration file says of it, in the context of the command
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
 DatasetOption = Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")]
@@ -40,8 +41,22 @@ def usage_errors(code: int = USAGE) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """The values in a TOML file become the defaults of the command, so that what is typed goes before them."""
+    if path is not None:
+        from studies.commands.config_file import read_config
+
+        names = {option.opts[0].lstrip("-"): str(option.name) for option in context.command.params}
+        with usage_errors():
+            values, settings = read_config(path, names.keys() - {"config", "help", "set"})
+        context.default_map = {names[key]: value for key, value in values.items()}
+        context.meta[SETTINGS] = settings
+    return path
+
+
 @app.command()
 def run(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="A study of the catalogue.")] = "pareto",
     reducers: Annotated[
         str, typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false.")
@@ -65,20 +80,27 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and do nothing.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Do finished runs again.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=from_file, is_eager=True, help="TOML: these options, and a table [set]; what is typed wins."
+        ),
+    ] = None,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands.run import Options, configs_of, execute, prepare
 
     options = Options(
         study, reducers, budgets, seeds, task, dataset, data, backbone, launcher, out, device, train, recipe, jobs,
-        settings or [], quick,
+        [*context.meta.get(SETTINGS, []), *(settings or [])], quick, rerun,
     )  # fmt: skip
     with usage_errors():
         configs = configs_of(options)
         if dry_run:
             typer.echo("\n".join(config.id for config in configs))
             return
-        prepare(configs, options.directory)
+        prepare(configs, options)
     try:
         failed = execute(configs, options)
     except KeyboardInterrupt:
@@ -99,22 +121,24 @@ def bench(
     ] = "vit_small_patch16_224",
     reducers: Annotated[str, typer.Option(help="`all`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
+    batch_sizes: Annotated[str, typer.Option(help="Images at once, such as 1,16.")] = "16",
+    img_sizes: Annotated[
+        str | None, typer.Option(help="Image sides in pixels, such as 224,384 [default: the model's own].")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: DeviceOption = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` [default: print only].")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Speed and cost only: random weights, any timm model, no training."""
+    """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""
     from studies.commands import bench as command
 
+    options = command.Bench(backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out)
     with usage_errors():
-        record = command.run(
-            backbone, reducers, budgets, batch_size=batch_size, rounds=rounds, dtype=dtype, device=device,
-            compiled=compiled, progress=lambda text: typer.echo(text, err=True),
-        )  # fmt: skip
-    typer.echo(json.dumps(record) if as_json else "\n".join(command.lines(backbone, record)))
+        records = command.run(options, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(records) if as_json else "\n".join(command.lines(records)))
 
 
 @app.command()
@@ -208,14 +232,19 @@ def doctor(
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")], as_json: JsonOption = False
+    what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")],
+    pattern: Annotated[str | None, typer.Argument(help="Of timm's backbones, such as 'deit*'.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """The names that options take."""
-    from studies.commands.names import names
+    """The names that options take, with the options of reducers and their defaults."""
+    from studies.commands.names import names, show
 
     with usage_errors():
-        found = names(what)
-    typer.echo(json.dumps(found) if as_json else "\n".join(f"{name:<12} {text}" for name, text in found.items()))
+        found = names(what, pattern)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        show(what, found)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
     for study, name in zip(studies, study_names(studies), strict=True):
         for timing, record in study.speeds.items():
             finished = str(record.get("provenance", {}).get("finished", ""))
-            setting = {"study": name, "timing": timing, "finished": finished} | {
+            setting = {"study": timed_name(study, name, record), "timing": timing, "finished": finished} | {
                 key: record.get(key) for key in _SETTING
             }
             rows += [setting | _timed_row(variant) for variant in record["variants"]]
@@ -77,6 +77,19 @@ def study_names(studies: Sequence[Records]) -> list[str]:
     """Names of the folders, or their whole paths where two have the same name."""
     names = [study.directory.resolve().name for study in studies]
     return names if len(set(names)) == len(names) else [str(study.directory) for study in studies]
+
+
+def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
+    """Where a study was only timed, and in more than one setting, each setting is a study of its own."""
+    if study.runs:
+        return name
+    words = {
+        "device_name": lambda value: str(value), "dtype": lambda value: str(value),
+        "compiled": lambda value: "compiled" if value else "eager", "img_size": lambda value: f"{value} px",
+        "batch_size": lambda value: f"batch {value}",
+    }  # fmt: skip
+    differ = [key for key in words if len({other.get(key) for other in study.speeds.values()}) > 1]
+    return ", ".join([name, *(words[key](record.get(key)) for key in differ)])
 
 
 def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -107,11 +120,12 @@ def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
     belongs = {"task": "classification", "dataset": "no data", "backbone": "unknown backbone"} | study.study
     rows = {}
     for record in study.speeds.values():
+        named = timed_name(study, name, record)
         made_with = {key: record.get(key) for key in _SETTING} | record.get("provenance", {})
         made_with["data_fingerprint"] = study.study.get("data_fingerprint", "none")
         identity = belongs | {"status": "timed", "seed": 0, "quick": record.get("quick"), "provenance": made_with}
         for variant in record["variants"]:
-            rows[variant["variant"]] = _run_row(study, name, "", identity | variant)
+            rows[named, variant["variant"]] = _run_row(study, named, "", identity | variant)
     return list(rows.values())
 
 

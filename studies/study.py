@@ -14,7 +14,7 @@ from studies.catalogue import pareto
 from studies.config import Recipe, RunConfig
 from studies.reducers import Spec
 
-__all__ = ["STUDIES", "Unwritable", "check_identity", "plan", "time_variants", "writable"]
+__all__ = ["STUDIES", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
 
 STUDIES = {"pareto": "accuracy against cost of every reducer at the same budgets"}
 BATCH = 64  # images, of the timing
@@ -98,6 +98,17 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> Non
         )
 
 
+def timing_dir(configs: list[RunConfig], out: Path, quick: bool) -> Path:
+    """Where the timing of these variants is kept."""
+    import torch
+
+    first = configs[0]
+    names = sorted({"none", *(config.variant for config in configs)})
+    content = [names, first.backbone, first.device, quick, torch.__version__]
+    identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    return out / "speed" / f"{first.device}-{identity}"
+
+
 def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
     """Time every variant of the study beside the dense model, all in this process, and record it."""
     import torch
@@ -111,9 +122,7 @@ def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
     first, started = configs[0], now()
     variants: dict[str, tuple[Spec, float | None]] = {"none": (Spec("none"), None)}
     variants |= {config.variant: (parse(config.reducer)[0], config.budget) for config in configs}
-    content = [sorted(variants), first.backbone, first.device, quick, torch.__version__]
-    identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
-    folder = out / "speed" / f"{first.device}-{identity}"
+    folder = timing_dir(configs, out, quick)
     folder.mkdir(parents=True, exist_ok=True)
     with Claim(folder):
         if (folder / "result.json").exists():

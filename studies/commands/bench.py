@@ -1,58 +1,149 @@
-"""`bench`: speed and cost of reducers on one backbone, printed as lines or as one JSON document."""
+"""`bench`: speed and cost of reducers on one backbone, printed as lines or as one JSON document, kept as records."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from studies.commands.options import one_of, parse_budgets, resolve_device
+from results.store import SCHEMA, Claim, read_json, read_result, write_json
+from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
 from studies.reducers import parse
 
-__all__ = ["lines", "run"]
+if TYPE_CHECKING:
+    from studies.measure.bench import Candidates
+
+__all__ = ["Bench", "lines", "run"]
+
+STUDY = {"study": "bench", "task": "classification", "dataset": "no data"}
+HEADER = [
+    "variant", "GMACs", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup", "speedup / MAC ratio",
+    "x random on the same schedule",
+]  # fmt: skip
 
 
-def run(
-    backbone: str,
-    reducers: str,
-    budgets: str,
-    *,
-    batch_size: int,
-    rounds: int,
-    dtype: str,
-    device: str,
-    compiled: bool,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """The speed record of `backbone` with random weights under each variant. Raises ValueError."""
+@dataclass(frozen=True)
+class Bench:
+    """What `bench` takes, as it was typed; cli.py says what each is."""
+
+    backbone: str
+    reducers: str
+    budgets: str
+    batch_sizes: str
+    img_sizes: str | None
+    rounds: int
+    dtype: str
+    device: str
+    compiled: bool
+    out: Path | None
+
+
+def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One speed record for each image size and batch size, with random weights. With `out` each is kept in out/speed/
+    as soon as it is there; one that is there already is read, not measured again. Raises ValueError, OSError."""
     from studies.backbones import create_backbone
-    from studies.measure.bench import bench, variants_of
+    from studies.measure.bench import candidates, variants_of
 
-    one_of("dtype", dtype, ["float32", "bfloat16", "float16"])
-    variants = variants_of(parse(reducers), parse_budgets(budgets))
-    where = resolve_device(device)
-    vit = create_backbone(backbone, pretrained=False)
-    return bench(
-        vit, variants, batch_size=batch_size, device=where, dtype=dtype, compile=compiled, rounds=rounds,
-        progress=progress,
-    )  # fmt: skip
+    one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
+    device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
+    sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
+    variants = variants_of(parse(options.reducers), parse_budgets(options.budgets))
+    vits = [create_backbone(options.backbone, img_size=size, pretrained=False) for size in sizes]
+    if options.out is not None:
+        _identify(options.out, options.backbone)
+    records = []
+    for vit in vits:
+        found = candidates(vit, variants)
+        records += [_record(options, found, device, batch, progress) for batch in batches]
+    return records
 
 
-def lines(backbone: str, record: dict[str, Any]) -> Iterator[str]:
-    """What a person reads: the setting, then a line for each variant."""
-    threads = "" if record["device"] == "cuda" else f", {record['num_threads']} threads"
-    yield (
-        f"{backbone}, {record['device_name']}{threads}, {record['dtype']}, batch {record['batch_size']}, "
-        f"{record['rounds']} interleaved rounds; median [5th, 95th percentile]"
-    )
-    for row in record["variants"]:
-        rate, ratio, macs = row["images_per_s"], row["ratio"], row["macs_g"]
-        if rate["median"] is None:
-            yield f"{row['variant']:<18} {', '.join(row['flags'])}"
-            continue
+def _record(
+    options: Bench, found: Candidates, device: str, batch_size: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """One interleaved measurement of all variants, or the record of it."""
+    from studies.measure.bench import time_candidates
+    from studies.provenance import now, provenance
+
+    folder = None if options.out is None else options.out / "speed" / _name(options, found, device, batch_size)
+    setting = f"{found.img_size} px, batch {batch_size}"
+    with nullcontext() if folder is None else _claimed(folder):
+        if folder is not None and (folder / "result.json").exists():
+            progress(f"{setting}: read from {folder}")
+            return read_result(folder / "result.json")
+        started = now()
+        timing = time_candidates(
+            found, batch_size=batch_size, device=device, dtype=options.dtype, compile=options.compiled,
+            rounds=options.rounds, progress=lambda text: progress(f"{setting}: {text}"),
+        )  # fmt: skip
+        identity = {"schema": SCHEMA, "status": "done", "quick": False, **STUDY, "backbone": options.backbone}
+        origin = provenance(device, dtype=options.dtype, seeds={}, fingerprint="none", started=started)
+        record = {"id": folder.name if folder else None, **identity, **timing, "provenance": origin}
+        if folder is not None:
+            write_json(folder / "result.json", record)
+    return record
+
+
+def _identify(out: Path, backbone: str) -> None:
+    """Say what is in `out`, or compare. Raises ValueError where it holds another backbone."""
+    from studies.study import writable
+
+    writable(out)
+    if not (out / "study.json").exists():
+        write_json(out / "study.json", {"schema": SCHEMA, **STUDY, "data_fingerprint": "none", "backbone": backbone})
+    elif (there := read_json(out / "study.json").get("backbone")) != backbone:
+        raise ValueError(f"{out} holds records of {there}, not {backbone}; give another --out")
+
+
+def _claimed(folder: Path) -> Claim:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Claim(folder)
+
+
+def _name(options: Bench, found: Candidates, device: str, batch_size: int) -> str:
+    import torch
+
+    content = [options.backbone, sorted(found.models), options.dtype, options.compiled, options.rounds]
+    digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
+    return f"{device}-{found.img_size}px-b{batch_size}-{digest}"
+
+
+def lines(records: list[dict[str, Any]]) -> Iterator[str]:
+    """What a person reads: for each record its setting, a table of its variants, and what is flagged."""
+    for record in records:
+        arithmetic = record["dtype"] + (", compiled" if record["compiled"] else "")
+        threads = "" if record["device"] == "cuda" else f", {record['num_threads']} threads"
         yield (
-            f"{row['variant']:<18} {macs['total']:7.3f} GMACs (x {macs['dense'] / macs['total']:.2f} fewer)  "
-            f"{rate['median']:8.1f} [{rate['p5']:.1f}, {rate['p95']:.1f}] images/s  "
-            f"x {ratio['median']:.2f} [{ratio['p5']:.2f}, {ratio['p95']:.2f}] of dense  {'; '.join(row['flags'])}"
+            f"{record['backbone']}, {record['img_size']} px, batch {record['batch_size']}, {arithmetic}, "
+            f"{record['device_name']}{threads}, {record['rounds']} interleaved rounds; median [5th, 95th percentile]"
         )
-    for row in record["unreachable"]:
-        yield f"{row['variant']:<18} unreachable, floor {row['floor']:.3f}"
+        table = [HEADER, *(_cells(row) for row in record["variants"])]
+        widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+        for row in table:
+            cells = [
+                text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield "  ".join(cells).rstrip()
+        yield from (f"{row['variant']}: {flag}" for row in record["variants"] for flag in row["flags"])
+        yield from (f"{row['variant']}: unreachable, floor {row['floor']:.3f}" for row in record["unreachable"])
+        yield ""
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    per_ratio = row["speedup_per_mac_ratio"]
+    return [
+        row["variant"], f"{row['macs_g']['total']:.3f}", f"{row['mac_ratio']:.2f}", _spread(row["images_per_s"], 1),
+        _spread(row["latency_ms"], 2), _spread(row["ratio"], 3), "-" if per_ratio is None else f"{per_ratio:.3f}",
+        _spread(row["ratio_to_random"], 3),
+    ]  # fmt: skip
+
+
+def _spread(value: dict[str, Any] | None, decimals: int) -> str:
+    if value is None or value["median"] is None:
+        return "-"
+    median, p5, p95 = (f"{value[key]:.{decimals}f}" for key in ("median", "p5", "p95"))
+    return f"{median} [{p5}, {p95}]"

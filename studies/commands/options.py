@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from studies.nearest import nearest
 
-__all__ = ["one_of", "parse_budgets", "resolve_device"]
+__all__ = ["one_of", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
 def parse_budgets(text: str) -> list[float]:
@@ -23,6 +23,14 @@ def parse_budgets(text: str) -> list[float]:
             raise ValueError(f"budget {part} is outside (0, 1]; budgets are shares of the dense MACs, such as 0.5")
         budgets.append(value)
     return list(dict.fromkeys(budgets))
+
+
+def parse_sizes(kind: str, text: str) -> list[int]:
+    """1,16 -> whole numbers from 1 on, each once. `kind`: what they are sizes of."""
+    parts = [part.strip() for part in text.split(",")]
+    if bad := [part for part in parts if not part.isdecimal() or int(part) < 1]:
+        raise ValueError(f"{kind} {bad[0]!r} is no whole number from 1 on")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def resolve_device(name: str) -> str:

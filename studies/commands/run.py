@@ -12,6 +12,7 @@ from typing import Any
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.reducers import Spec, Unreachable, parse
+from studies.rerun import drop_aside, set_aside
 
 __all__ = ["Options", "configs_of", "execute", "prepare"]
 
@@ -36,6 +37,7 @@ class Options:
     jobs: int | None = None
     settings: list[str] = field(default_factory=list)
     quick: bool = False
+    rerun: bool = False
 
     @property
     def directory(self) -> Path:
@@ -90,13 +92,23 @@ def recipe_of(options: Options) -> Recipe:
     return recipe
 
 
-def prepare(configs: list[RunConfig], out: Path) -> None:
+def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
     from studies.study import check_identity, writable
 
     fingerprint = preflight(configs)
-    writable(out)
-    check_identity(configs, out, fingerprint)
+    writable(options.directory)
+    check_identity(configs, options.directory, fingerprint)
+    if options.rerun:
+        set_aside(record_dirs(configs, options), options.directory)
+
+
+def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
+    """Where the records of the runs are, and that of their timing."""
+    from studies.study import timing_dir
+
+    runs = [options.directory / "runs" / config.id for config in configs]
+    return [*runs, timing_dir(configs, options.directory, options.quick)]
 
 
 def preflight(configs: list[RunConfig]) -> str:
@@ -144,4 +156,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
 
-        return run_here(configs, out, jobs=jobs, progress=progress, speed=speed)
+        failed = run_here(configs, out, jobs=jobs, progress=progress, speed=speed)
+    if not failed:
+        drop_aside(record_dirs(configs, options), out)
+    return failed

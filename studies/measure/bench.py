@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from cropr.macs import count, dense_macs
 from studies.measure.flops import check_macs
+from studies.measure.speed_record import spread
 from studies.measure.throughput import flag_speedup, measure
 from studies.reducers import Spec, Unreachable, build
 
-__all__ = ["bench", "variants_of"]
+__all__ = ["Candidates", "bench", "candidates", "time_candidates", "variants_of"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The variants of one backbone at one image size, as deployed: what is timed, and what it costs."""
+
+    models: dict[str, nn.Module]
+    costs: dict[str, dict[str, Any]]  # by variant, what a record says of it besides its speed
+    unreachable: list[dict[str, Any]]  # variant and floor
+    img_size: int
 
 
 def variants_of(specs: list[Spec], budgets: list[float]) -> dict[str, tuple[Spec, float | None]]:
@@ -24,28 +36,55 @@ def variants_of(specs: list[Spec], budgets: list[float]) -> dict[str, tuple[Spec
 
 
 def bench(vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], **options: Any) -> dict[str, Any]:
-    """`measure` of `vit` under each of `variants`, as deployed, with MACs beside every row. Weights do not matter to
-    speed. A budget that a reducer cannot reach is a row with its floor."""
-    models, rows, unreachable = {}, {}, []
-    dense = dense_macs(vit)
+    """`time_candidates` of `vit` under each of `variants`. Weights do not matter to speed."""
+    return time_candidates(candidates(vit, variants), **options)
+
+
+def candidates(vit: nn.Module, variants: dict[str, tuple[Spec, float | None]]) -> Candidates:
+    """`vit` under each of `variants`. A budget that a reducer cannot reach is named with its floor. Raises ValueError
+    where counts of MACs disagree."""
+    found, dense = Candidates({}, {}, [], vit.patch_embed.img_size[0]), dense_macs(vit)
     for name, (spec, budget) in variants.items():
         try:
             model = build(vit, spec, budget).model.fold().eval()
         except Unreachable as error:
-            unreachable.append({"variant": name, "floor": error.floor})
+            found.unreachable.append({"variant": name, "floor": error.floor})
             continue
         check_macs(model)
-        macs, models[name] = count(model), model
-        rows[name] = {
+        macs, found.models[name] = count(model), model
+        found.costs[name] = {
             "reducer": spec.name,
             "label": spec.label,
             "budget_asked": budget,
             "budget_reached": macs.total / dense,
             "tokens_per_block": [entering for entering, _, _ in model.token_counts()],
             "macs_g": macs.record(dense),
+            "mac_ratio": dense / macs.total,
         }
-    timing = measure(models, img_size=vit.patch_embed.img_size[0], **options)
-    for row in timing["variants"]:
-        row |= rows[row["variant"]]
-        row["flags"] = [*row["flags"], *flag_speedup(row["ratio"]["median"], dense / 1e9 / row["macs_g"]["total"])]
-    return timing | {"unreachable": unreachable}
+    return found
+
+
+def time_candidates(found: Candidates, **options: Any) -> dict[str, Any]:
+    """The record of `measure`, with the cost of every variant, and two figures that follow from both:
+
+    speedup_per_mac_ratio: median speedup over what the MACs alone would give.
+    ratio_to_random: throughput over that of random pruning on the same schedule, from the same rounds; None where there
+    is none. Its selection is free, so this is what choosing costs.
+    """
+    timing = measure(found.models, img_size=found.img_size, **options)
+    rows = [row | found.costs[row["variant"]] for row in timing["variants"]]
+    for row in rows:
+        ratio = row["ratio"]["median"]
+        row["flags"] = [*row["flags"], *flag_speedup(ratio, row["mac_ratio"])]
+        row["speedup_per_mac_ratio"] = None if ratio is None else ratio / row["mac_ratio"]
+        row["ratio_to_random"] = _ratio_to_random(row, rows)
+    return timing | {"variants": rows, "unreachable": found.unreachable}
+
+
+def _ratio_to_random(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Of the same tokens in every block, round by round."""
+    for other in rows:
+        same = other["reducer"] == "random" != row["reducer"] and other["tokens_per_block"] == row["tokens_per_block"]
+        if same and row["images_per_s"]["median"] is not None and other["images_per_s"]["median"] is not None:
+            return spread([theirs / own for theirs, own in zip(other["samples_s"], row["samples_s"], strict=True)])
+    return None

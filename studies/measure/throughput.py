@@ -24,6 +24,7 @@ from studies.measure.speed_record import DENSE, check_record, flag_speedup, vari
 __all__ = ["DENSE", "check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_COMPILED = 1024  # variants x batch sizes of one measurement
 SETTLED, MAX_WARM_UP = 0.05, 20  # two batches in a row within 5 %; passes at most
 
 
@@ -114,14 +115,21 @@ def round_orders(num_variants: int, rounds: int, seed: int = 0) -> list[list[int
 
 @contextmanager
 def compiling(wanted: bool) -> Iterator[None]:
-    """Past its limit of recompilations dynamo would run the rest uncompiled and say so in a log: make it an error."""
+    """Every variant is compiled for two batch sizes, and dynamo counts them all as recompilations of one forward
+    function. Past its limit of 8 it would run the rest uncompiled and say so in a log: raise the limit, and make
+    reaching it an error. What was compiled is dropped at the end."""
     if not wanted:
         yield
         return
-    import torch._dynamo.config as config
+    import torch._dynamo as dynamo
 
-    with config.patch(fail_on_recompile_limit_hit=True):
-        yield
+    try:
+        with dynamo.config.patch(
+            fail_on_recompile_limit_hit=True, recompile_limit=MAX_COMPILED, accumulated_recompile_limit=MAX_COMPILED
+        ):
+            yield
+    finally:
+        dynamo.reset()
 
 
 def prepare(variant: Variant, images: Tensor, compile: bool, latency: bool, min_seconds: float) -> None:

@@ -16,7 +16,7 @@ from results.frames import speed_frame
 from results.store import Records
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
-from studies.measure.throughput import check_record, flag_speedup, measure, round_orders
+from studies.measure.throughput import check_record, compiling, flag_speedup, measure, round_orders
 
 SETTING = dict(img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
 
@@ -135,6 +135,23 @@ def test_out_of_memory_is_flagged_and_others_go_on(first):
 def test_other_errors_are_errors():
     with pytest.raises(RuntimeError, match="shapes"):
         measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, **SETTING)
+
+
+def test_more_variants_than_dynamo_would_compile_by_itself():
+    """Twelve models at two batch sizes; the compiler behind dynamo is left out, it takes minutes."""
+    import torch._dynamo as dynamo
+
+    def run_all():
+        for width in range(1, 13):
+            model = torch.compile(nn.Sequential(nn.Linear(2, width), nn.ReLU()), dynamic=False, backend="eager")
+            for batch in (2, 1):
+                model(torch.zeros(batch, 2))
+
+    with compiling(True):
+        run_all()
+    with pytest.raises(dynamo.exc.FailOnRecompileLimitHit), dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        run_all()
+    dynamo.reset()
 
 
 def test_latency_can_be_left_out():
