@@ -80,7 +80,7 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and do nothing.")] = False,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Do finished runs again.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(

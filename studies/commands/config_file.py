@@ -44,4 +44,4 @@ def read_config(path: Path, options: Iterable[str]) -> tuple[dict[str, Any], lis
         if isinstance(value, dict):
             raise ValueError(f"{path}: {key} is a value, not a table")
         values[key.replace("_", "-")] = ",".join(map(str, value)) if isinstance(value, list) else value
-    return values, [f"{key}={json.dumps(value)}" for key, value in table.items()]
+    return values, [f"{key}={json.dumps(value, default=str)}" for key, value in table.items()]

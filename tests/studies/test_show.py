@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from tiny_models import DEPTH, DROPPERS, NUM_PATCHES, images, reduced
 
 from cropr.tokens import Tokens
 from results.pictures import changed_blocks
-from studies.show import default_runs, holders, trace
+from results.store import read_predictions
+from studies.backbones import create_backbone
+from studies.commands.show import show_image, show_study
+from studies.config import RunConfig
+from studies.run import execute
+from studies.show import default_runs, holders, rows_of_study, trace
 
 CASES = [
     ("cropr", "token"), ("random", "registers"), ("tome", "token"), ("tome", "distilled"), ("tome", "eva_mixed"),
@@ -101,3 +108,58 @@ def test_changed_blocks():
     still = np.arange(4)
     assert changed_blocks(np.stack([still, still])) == []
     assert changed_blocks(np.array([still, [0, 1, 1, 3], [0, 1, 1, 3], [0, -1, -1, 3]])) == [1, 3]
+
+
+# ---- pictures of a study, and of an image file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two runs off the shelf, with random weights."""
+    out = tmp_path_factory.mktemp("study")
+    torch.manual_seed(0)
+    save_file(create_backbone("scenes_vit", pretrained=False).state_dict(), out / "vit.safetensors")
+    for reducer, budget in (("none", None), ("tome", 0.65)):
+        config = RunConfig(
+            "pareto", "classification", "scenes", "scenes_vit", reducer, 1, budget, 0, None,
+            checkpoint=str(out / "vit.safetensors"),
+        )  # fmt: skip
+        execute(config, out)
+    return out
+
+
+def test_a_picture_of_each_item_with_the_recorded_prediction(finished, tmp_path):
+    paths = show_study(finished, "0,7", None, tmp_path)
+    assert [path.name for path in paths] == ["tokens_0.png", "tokens_7.png"]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
+    rows = rows_of_study(finished, [0, 7])
+    (tome,) = finished.glob("runs/tome-*")
+    recorded = read_predictions(tome)
+    for item, (dense, reduced_row) in rows.items():
+        true, said = recorded["target"][item], recorded["prediction"][item]
+        assert reduced_row.verdict == f"true {true}, predicted {said}" and reduced_row.correct == (true == said)
+        assert dense.name.startswith("Dense") and changed_blocks(dense.held) == []
+        assert reduced_row.name.startswith("ToMe at 0.65") and len(changed_blocks(reduced_row.held)) > 0
+        assert reduced_row.image.shape == (32, 32, 3) and 0 <= reduced_row.image.min() < reduced_row.image.max() <= 1
+    assert [len(only) for only in rows_of_study(finished, [3], [tome.name]).values()] == [1]
+
+
+@pytest.mark.parametrize(
+    "items, runs, words",
+    [("2250", None, "0 to 2249"), ("x", None, "'x'"), ("0", "tome-0.65-s0", "did you mean tome-0.65-s0-")],
+)
+def test_what_is_not_there_is_named(finished, tmp_path, items, runs, words):
+    with pytest.raises(ValueError, match=words):
+        show_study(finished, items, runs, tmp_path)
+
+
+def test_an_image_file_with_a_model_off_the_shelf(tmp_path):
+    file = tmp_path / "some.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(file)
+    (path,) = show_image(file, "scenes_vit", False, "all", "0.65", tmp_path)
+    assert path.name == "tokens_some.png" and path.exists()
+    with pytest.raises(ValueError, match="cropr has weights to learn"):
+        show_image(file, "scenes_vit", False, "cropr", "0.65", tmp_path)
+    file.write_text("no image")
+    with pytest.raises(ValueError, match="some.png is no image"):
+        show_image(file, "scenes_vit", False, "tome", "0.65", tmp_path)
