@@ -1,11 +1,13 @@
-"""Records that are made again: the old one is whole, in its place or aside, whatever is interrupted."""
+"""Options out of a file; records that are made again: the old one is whole, in its place or aside."""
 
 import json
 
 import pytest
-from command_line import TINY, study
+from command_line import study
+from safetensors.torch import save_file
 
 from results.store import Claim
+from studies.backbones import create_backbone
 from studies.rerun import drop_aside, set_aside
 
 
@@ -57,38 +59,37 @@ def test_a_record_that_is_held_stays(folders, tmp_path):
     assert results(tmp_path)["runs/b"] == "old b"
 
 
-def test_on_the_command_line_with_a_configuration_file(tmp_path):
-    """One study: options out of a file, then the same again with --rerun, then a rerun that is cut off."""
-    out, file = tmp_path / "out", tmp_path / "study.toml"
-    file.write_text(
-        f"reducers = ['none', 'random']\nbudgets = [0.9, 0.6]\nseeds = 2\nquick = true\nout = '{out}'\n"
-        "[set]\nepochs = 1\nbatch_size = 64\n"
-    )
-    planned = study("run", "--config", file, "--dry-run").stdout.split()
-    assert len(planned) == 4 and sum(run.startswith("random-0.6") for run in planned) == 2
-    typed = ("run", "--config", file, "--seeds", 1, "--set", "batch_size=449")
-    assert len(study(*typed, "--dry-run").stdout.split()) == 2  # what is typed wins
-
-    first = study(*typed)
+def test_finished_runs_are_made_again_on_the_command_line(tmp_path):
+    out, weights = tmp_path / "out", tmp_path / "vit.safetensors"
+    save_file(create_backbone("scenes_vit", pretrained=False).state_dict(), weights)
+    args = ("run", "--quick", "--train", "none", "--reducers", "none,random", "--budgets", 0.6, "--jobs", 1)
+    args = (*args, "--backbone", f"scenes_vit={weights}", "--out", out)
+    first = study(*args)
     assert first.returncode == 0, first.stderr
     records = {path: json.loads(path.read_text()) for path in out.glob("*/*/result.json")}
-    assert len([path for path in records if path.parts[-3] == "runs"]) == 2
-    configs = [json.loads(path.read_text())["recipe"] for path in out.glob("runs/*/config.json")]
-    assert {(recipe["epochs"], recipe["batch_size"]) for recipe in configs} == {(1, 449)}
-    same = study("run", "--quick", "--reducers", "none,random", "--budgets", 0.6, *TINY, "--out", out, "--dry-run")
-    assert set(same.stdout.split()) == {path.parts[-2] for path in records if path.parts[-3] == "runs"}
-
-    inodes = {path: path.stat().st_ino for path in records}
-    again = study(*typed, "--rerun")
+    assert sorted(path.parts[-3] for path in records) == ["runs", "runs", "speed"]
+    again = study(*args, "--rerun")
     assert again.returncode == 0, again.stderr
     assert not (out / "aside").exists()
     for path, before in records.items():
-        if path.parts[-3] == "backbones":
-            assert path.stat().st_ino == inodes[path]  # backbones are not runs
-        else:
-            after = json.loads(path.read_text())
-            assert after["provenance"]["started"] > before["provenance"]["started"]
-            assert after.get("weight_digest") == before.get("weight_digest")
+        after = json.loads(path.read_text())
+        assert after["provenance"]["started"] > before["provenance"]["started"]
+        assert after.get("weight_digest") == before.get("weight_digest")
+
+
+def test_options_come_from_a_file_and_what_is_typed_wins(tmp_path):
+    """The id of a run is a hash of all that was asked for."""
+    file = tmp_path / "study.toml"
+    file.write_text(
+        "reducers = ['none', 'random']\nbudgets = [0.9, 0.6]\nseeds = 2\nquick = true\n"
+        "[set]\nepochs = 1\nbatch_size = 64\nlabel_smoothing = 0.1\n"
+    )
+    planned = study("run", "--config", file, "--dry-run").stdout.split()
+    assert len(planned) == 4 and sum(run.startswith("random-0.6") for run in planned) == 2
+    mixed = study("run", "--config", file, "--seeds", 1, "--set", "batch_size=449", "--dry-run")
+    settings = ("--set", "epochs=1", "--set", "batch_size=449", "--set", "label_smoothing=0.1")
+    typed = study("run", "--quick", "--reducers", "none,random", "--budgets", 0.6, *settings, "--dry-run")
+    assert len(typed.stdout.split()) == 2 and mixed.stdout == typed.stdout
 
 
 @pytest.mark.parametrize(
