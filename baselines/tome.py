@@ -25,27 +25,31 @@ __all__ = ["Matching", "ToMe", "bipartite_matching", "destinations", "merge", "m
 
 
 class Matching(NamedTuple):
-    """Which tokens become one. Rows count within A (even positions) and B (odd positions) of the sequence."""
+    """Which tokens become one, by their places in the sequence before the merge (`stay`, `leave`) and behind it."""
 
-    stay: Tensor  # [B, |A| - r] rows of A that stay, in order of position where there are prefix tokens
-    leave: Tensor  # [B, r] rows of A that are merged
-    into: Tensor  # [B, r] rows of B that take them
-    num_prefix: int  # P: A has the first half of them (rounded up), B the other, and they merge with nothing
+    stay: Tensor  # [B, T - r] tokens that remain, in their new order: prefix, A (by position if P > 0), all of B
+    leave: Tensor  # [B, r] tokens of A that are merged
+    into: Tensor  # [B, r] places in `stay` of the tokens that take them
 
 
 @torch.no_grad()
 def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 0) -> Matching:
     """Match every token of A with the most similar one of B and take the best `r` edges (clamped to half of what is not
-    protected). `metric` [B, T, E] is normalised here."""
+    protected). `metric` [B, T, E] is normalised here. Prefix tokens merge with nothing."""
+    first_a, first_b = (num_prefix + 1) // 2, num_prefix // 2  # A has the first half of them (rounded up), B the other
     metric = F.normalize(metric, dim=-1)
     similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    similarity[:, : (num_prefix + 1) // 2] = -torch.inf
-    similarity[:, :, : num_prefix // 2] = -torch.inf
+    similarity[:, :first_a] = -torch.inf
+    similarity[:, :, :first_b] = -torch.inf
     best, partner = similarity.max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
     r = clamp(r, metric.shape[1], num_prefix)
-    stay = order[:, r:].sort(dim=1).values if num_prefix else order[:, r:]
-    return Matching(stay, order[:, :r], partner.gather(1, order[:, :r]), num_prefix)
+    leave, stay_a = order[:, :r], order[:, r:]
+    stay_a = stay_a.sort(dim=1).values[:, first_a:] if num_prefix else stay_a
+    place = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)
+    stay = torch.cat([place[:, :num_prefix], 2 * stay_a, place[:, 1 + 2 * first_b :: 2]], dim=1)
+    into = partner.gather(1, leave) + num_prefix + stay_a.shape[1] - first_b
+    return Matching(stay, 2 * leave, into)
 
 
 def clamp(r: int, num_tokens: int, num_prefix: int) -> int:
@@ -54,31 +58,18 @@ def clamp(r: int, num_tokens: int, num_prefix: int) -> int:
 
 
 def merge(x: Tensor, match: Matching) -> Tensor:
-    """Sums over merged tokens: `x` [B, T, ...] -> [B, T - r, ...], prefix, A's remaining tokens, then all of B."""
-    a, b, prefix = x[:, ::2], x[:, 1::2], match.num_prefix
+    """Sums over merged tokens: `x` [B, T, ...] -> [B, T - r, ...]."""
     into = match.into.reshape(*match.into.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
-    b = b.scatter_add(1, into, take(a, match.leave))
-    return torch.cat([x[:, :prefix], take(a, match.stay)[:, (prefix + 1) // 2 :], b[:, prefix // 2 :]], dim=1)
+    return take(x, match.stay).scatter_add_(1, into, take(x, match.leave))
 
 
 def destinations(match: Matching, num_patches: int) -> Tensor:
     """[B, N] the live patch that each of `num_patches` patches is, or is part of, after the merge."""
-    batch, first_a, first_b = len(match.stay), (match.num_prefix + 1) // 2, match.num_prefix // 2
-    num_tokens = num_patches + match.num_prefix
-    stay_rank = torch.arange(match.stay.shape[1], device=match.stay.device).expand(batch, -1) - first_a
-    behind_a = match.stay.shape[1] - first_a - first_b
-    to = torch.empty(batch, num_tokens, dtype=torch.long, device=match.stay.device)
-    to[:, 1::2] = torch.arange(num_tokens // 2, device=to.device) + behind_a
-    of_a = to.new_empty(batch, (num_tokens + 1) // 2)
-    to[:, ::2] = of_a.scatter(1, match.stay, stay_rank).scatter(1, match.leave, match.into + behind_a)
-    return to[:, match.num_prefix :]
-
-
-def surviving_positions(position: Tensor, match: Matching) -> Tensor:
-    """[B, N - r] grid position of each live patch after a merge: a merged token keeps that of B."""
-    nowhere = position.new_full((position.shape[0], match.num_prefix), -1)
-    unmerged = match._replace(into=match.into[:, :0], leave=match.leave[:, :0])
-    return merge(torch.cat([nowhere, position], dim=1), unmerged)[:, match.num_prefix :]
+    num_tokens = match.stay.shape[1] + match.leave.shape[1]
+    place = torch.arange(match.stay.shape[1], device=match.stay.device).expand_as(match.stay)
+    to = place.new_empty(len(place), num_tokens).scatter(1, match.stay, place).scatter(1, match.leave, match.into)
+    num_prefix = num_tokens - num_patches
+    return to[:, num_prefix:] - num_prefix
 
 
 class ToMe(Reducer):
@@ -116,7 +107,8 @@ class ToMe(Reducer):
         merged = merge(size, match)  # float32: bfloat16 cannot count beyond 256
         x = merge(tokens.x * size.to(tokens.x.dtype).unsqueeze(-1), match) / merged.to(tokens.x.dtype).unsqueeze(-1)
         owner = None if tokens.owner is None else destinations(match, tokens.num_live).gather(1, tokens.owner)
-        index = surviving_positions(tokens.positions(), match)
+        prefix = tokens.num_prefix
+        index = tokens.positions().gather(1, match.stay[:, prefix:] - prefix)  # a merged token keeps that of B
         return replace(tokens, x=x, size=merged, proportional=self.proportional, index=index, owner=owner)
 
 
