@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cropr.dense import DenseViT
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.reducer import Dropper
 from cropr.schedule import Scale, staged, stages
@@ -157,14 +158,45 @@ class DynamicViTObjective(Objective):
         teacher_patches: Tensor,
     ) -> Terms:
         """The loss out of what student and teacher returned."""
+        classes = Term(self.criterion(logits, target), "label", self.ce_weight)
+        return {"ce": classes, **self.distil(logits, patches, decisions, teacher_logits, teacher_patches)}
+
+    def distil(
+        self, logits: Tensor, patches: Tensor, decisions: list[Tensor], teacher_logits: Tensor, teacher_patches: Tensor
+    ) -> Terms:
+        """What does not need labels."""
         ratio = ratio_loss(decisions, self.ratios, self.batch_mean)
         token = token_loss(patches, teacher_patches, decisions[-1], self.token)
         return {
-            "ce": Term(self.criterion(logits, target), "label", self.ce_weight),
             "ratio": Term(ratio, "image", self.ratio_weight / len(self.ratios)),
             "kl": Term(distillation_loss(logits, teacher_logits), "image", self.distill_weight),
             "token": Term(token, "kept", self.distill_weight),
         }
+
+
+class DynamicViTDenseObjective(DynamicViTObjective):
+    """The same for dense prediction (the paper has none): CE of the labelled pixels, KL of the classes of every patch.
+
+    `teacher`: a `DenseViT` without reducers.
+    """
+
+    name = "CE + ratio + KL of patches and token distillation"
+
+    def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
+        assert isinstance(model, DenseViT) and isinstance(self.teacher, DenseViT)
+        with torch.no_grad():
+            theirs = self.teacher.forward_features(batch.images)
+            teacher_logits = self.teacher.patch_logits(theirs)
+        tokens = model.forward_features(batch.images)
+        logits, decisions = model.patch_logits(tokens), list(tokens.aux)
+        pixels = model.upsample(logits, batch.images.shape[-2:])
+        distil = self.distil(
+            logits.flatten(0, 1), tokens.patches, decisions, teacher_logits.flatten(0, 1), theirs.patches
+        )
+        terms = {"ce": Term(self.criterion(pixels, batch.target), "label", self.ce_weight), **distil}
+        # The divergence is a mean over patches too.
+        terms["kl"] = terms["kl"]._replace(weight=self.distill_weight / model.num_patches)
+        return terms, self.count(decisions[-1], batch.target)
 
 
 def place(

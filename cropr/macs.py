@@ -20,34 +20,40 @@ __all__ = ["Macs", "count", "dense_macs", "planned_macs"]
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs per image: the blocks, embedding and head of the backbone, and scoring or matching apart."""
+    """MACs per image: the blocks, embedding and head of the backbone; scoring or matching, and the decoder of a dense
+    model, which stands in the place of the head, apart."""
 
     backbone: int
     scoring: int
+    decoder: int = 0
 
     @property
     def total(self) -> int:
-        return self.backbone + self.scoring
+        return self.backbone + self.scoring + self.decoder
 
     def record(self, dense: int) -> dict[str, float]:
-        """In units of 1e9, beside the `dense` model's."""
+        """In units of 1e9, beside the `dense` model's. A decoder is named only where there is one."""
         parts = {"total": self.total, "backbone": self.backbone, "scoring": self.scoring, "dense": dense}
+        parts |= {"decoder": self.decoder} if self.decoder else {}
         return {name: macs / 1e9 for name, macs in parts.items()}
 
 
 def count(model: ReducedViT) -> Macs:
     """MACs of one image through `model` as it is deployed."""
     reducers = {int(i): reducer for i, reducer in model.reducers.items()}
-    return planned_macs(model.vit, reducers, model.num_patches, llf=model.llf)
+    return planned_macs(model.vit, reducers, model.num_patches, llf=model.llf, decoder=model.dense)
 
 
-def dense_macs(vit: nn.Module, num_patches: int | None = None) -> int:
-    """MACs of one image through the plain model."""
-    return planned_macs(vit, {}, num_patches or vit.patch_embed.num_patches).total
+def dense_macs(vit: nn.Module, num_patches: int | None = None, *, decoder: bool = False) -> int:
+    """MACs of one image through the plain model. `decoder`: with the head on every patch."""
+    return planned_macs(vit, {}, num_patches or vit.patch_embed.num_patches, decoder=decoder).total
 
 
-def planned_macs(vit: nn.Module, reducers: Mapping[int, Reducer], num_patches: int, *, llf: bool = False) -> Macs:
-    """MACs of one image if `vit` had these `reducers`, without making the model."""
+def planned_macs(
+    vit: nn.Module, reducers: Mapping[int, Reducer], num_patches: int, *, llf: bool = False, decoder: bool = False
+) -> Macs:
+    """MACs of one image if `vit` had these `reducers`, without making the model. `llf`: the last block runs on all
+    patches. `decoder`: each patch is classified, by the head or by one of the same size where it was dropped."""
     prefix, scoring = vit.num_prefix_tokens, 0
     counts = token_counts(reducers, len(vit.blocks), num_patches, prefix, llf=llf)
     backbone = num_patches * vit.patch_embed.proj.weight.numel()
@@ -56,6 +62,8 @@ def planned_macs(vit: nn.Module, reducers: Mapping[int, Reducer], num_patches: i
         backbone += in_mlp * linear_weights(block.mlp)
         if i in reducers:
             scoring += reducers[i].macs(attended - prefix, prefix, vit.embed_dim)
+    if decoder:
+        return Macs(backbone, scoring, num_patches * linear_weights(vit.head))
     return Macs(backbone + head_macs(vit, counts[-1][2]), scoring)
 
 

@@ -120,6 +120,20 @@ class Tokens:
         x = torch.cat([self.x[:, : self.num_prefix], take(values, position.argsort(dim=1)[:, nowhere:])], dim=1)
         return replace(self, x=x, index=None, policy=None, dropped=())
 
+    def fill(self, background: Tensor) -> Tokens:
+        """All L patches in grid order: live ones as they are, `background` [B or 1, L, D] elsewhere."""
+        prefix, patches = self.x[:, : self.num_prefix], self.patches
+        if self.policy is not None:
+            keep = self.policy.to(patches.dtype).unsqueeze(-1)
+            patches = keep * patches + (1 - keep) * background
+        elif self.index is not None:
+            at = self.index.unsqueeze(-1).expand_as(patches)
+            whole = background.to(patches.dtype).expand(len(patches), -1, -1)
+            patches = whole.scatter(1, at, patches)
+        else:
+            return self
+        return replace(self, x=torch.cat([prefix, patches], dim=1), index=None, policy=None, dropped=())
+
     def attn_bias(self) -> Tensor | None:
         """[B, 1, 1, T] the logarithm of each key's size, to be added to the attention logits, or None."""
         if not self.proportional or self.size is None:

@@ -88,11 +88,14 @@ class ReducedViT(nn.Module):
 
     `llf`: last-layer fusion: before the last block every dropped token comes back, as it was when it was dropped.
     `policy`: masked training ("exact" or "sdpa", see cropr/masking.py): tokens are marked, not removed, while training,
-    and in evaluation too when `masked_eval` is set.
+    and in evaluation too when `masked_eval` is set. With fusion a marked token stays as it was when it was marked, and
+    the last block sees all of them.
     `img_size`: of the input, where it is not the model's own (models with dynamic image size).
 
     The timm model is used, not copied. Raises ValueError for a model, a reducer or a fusion that is not defined.
     """
+
+    dense = False  # logits for every pixel, not for the image
 
     def __init__(
         self,
@@ -108,6 +111,7 @@ class ReducedViT(nn.Module):
         self.vit = vit
         self.reducers = nn.ModuleDict({str(i): reducer for i, reducer in sorted((reducers or {}).items())})
         self.llf = llf
+        self.tracks = llf  # remember what leaves, as it was
         self.policy = policy
         self.masked_eval = False
         self.img_size = img_size
@@ -161,14 +165,21 @@ class ReducedViT(nn.Module):
         vit = self.vit
         embedded = vit._pos_embed(vit.patch_embed(images))  # once per forward: RoPE may be jittered in training
         x, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
-        tokens = self._begin(vit.norm_pre(x), images, track or self.llf)
+        tokens = self._begin(vit.norm_pre(x), images, track or self.tracks)
         last = len(vit.blocks) - 1
         for i, block in enumerate(vit.blocks):
             if self.llf and i == last:
-                tokens = tokens.restore()
+                tokens = self._fuse(tokens)
             at_block = rope[i] if rope is not None and getattr(vit, "rope_mixed", False) else rope
             tokens = self._run_block(i, block, tokens, at_block)
-        return replace(tokens, x=vit.norm(tokens.x))
+        return self._finish(tokens)
+
+    def _fuse(self, tokens: Tokens) -> Tokens:
+        """All patches in grid order, in front of the last block."""
+        return replace(tokens.restore(), policy=None)
+
+    def _finish(self, tokens: Tokens) -> Tokens:
+        return replace(tokens, x=self.vit.norm(tokens.x))
 
     def _begin(self, x: Tensor, images: Tensor, track: bool) -> Tokens:
         grid = x.shape[1] - self.num_prefix_tokens
@@ -189,6 +200,17 @@ class ReducedViT(nn.Module):
         return any(reducer.merges for reducer in self.reducers.values())
 
     def _run_block(self, i: int, block: nn.Module, tokens: Tokens, grid_rope: Tensor | None) -> Tokens:
+        before = tokens
+        tokens = self._through_block(i, block, tokens, grid_rope)
+        if before.policy is None or not self.tracks:
+            return tokens
+        # Masked training of what comes back: marked tokens stay as they were, like dropped ones at inference. The mask
+        # is that of this block's attention, which is also that of what a reducer behind it has still to decide.
+        keep = before.policy.to(tokens.x.dtype).unsqueeze(-1)
+        patches = keep * tokens.patches + (1 - keep) * before.patches
+        return replace(tokens, x=torch.cat([tokens.x[:, : tokens.num_prefix], patches], dim=1))
+
+    def _through_block(self, i: int, block: nn.Module, tokens: Tokens, grid_rope: Tensor | None) -> Tokens:
         reducer, rope, bias = self._reducer(i), tokens.rope(grid_rope), tokens.attn_bias()
         kwargs = {"attn_mask": bias} if grid_rope is None else {"rope": rope, "attn_mask": bias}
         attention = nullcontext() if tokens.policy is None else self._policy_attention(tokens)
@@ -235,7 +257,11 @@ class ReducedViT(nn.Module):
         reducers = {int(i): reducer.fold() for i, reducer in self.reducers.items()}
         if self.policy is None and all(self.reducers[str(i)] is reducer for i, reducer in reducers.items()):
             return self  # another model would tap the same attention modules once more
-        return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size).train(self.training)
+        return self._with(reducers).train(self.training)
+
+    def _with(self, reducers: Mapping[int, Reducer]) -> ReducedViT:
+        """The same model, sharing its weights, with other reducers."""
+        return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size)
 
 
 def attention_half(block: nn.Module, x: Tensor, kwargs: dict) -> Tensor:

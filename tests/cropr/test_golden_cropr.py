@@ -21,6 +21,8 @@ from golden_numbers import (
 )
 
 from cropr.cropr import CroprModule, CroprObjective, place
+from cropr.dense import DenseViT
+from cropr.dense_objective import CroprDenseObjective, Curriculum, patch_target
 from cropr.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import constant, curriculum
@@ -230,6 +232,33 @@ def test_segmentation_in_training():
     norms_agree(model, SEGM_CASES["cases"]["avg"]["grad_norm_of_total_loss"])
 
 
+def test_segmentation_objective():
+    """The model, the auxiliary targets, and the loss, as a run has them."""
+    bare, inputs, expected = segmenter(), tensors("cropr_segm/inputs"), tensors("cropr_segm/expected_avg")
+    model = DenseViT(bare.vit, {int(i): reducer for i, reducer in bare.reducers.items()}).train()
+    batch = SimpleNamespace(images=inputs["images"], target=inputs["seg_gt"].long())
+    assert patch_target(batch.target, (8, 8)).equal(expected["train.seg_gt_down"].long())
+    same(model(inputs["images"]), expected["train.masks"])
+    terms, counts = CroprDenseObjective(CrossEntropy(ignore_index=255))(model, batch)
+    assert counts == {"label": (batch.target != 255).sum(), "patch": (expected["train.seg_gt_down"] != 255).sum()}
+    loss = weighted_loss(terms, counts)
+    parts = [weighted_loss({name: terms[name]}, counts) for name in ("main", *(f"aux_{i}" for i in range(4)))]
+    same(torch.stack([loss, *parts]), expected["train.losses"])
+    loss.backward()
+    same_gradient(model.vit.blocks[0].attn.q_proj.weight, expected["train.grad.blocks.0.attn.q_proj.weight"])
+    for i in (0, 3):
+        same_gradient(model.reducers[str(i)].queries, expected[f"train.grad.modules.{i}.queries"])
+    norms_agree(model, SEGM_CASES["cases"]["avg"]["grad_norm_of_total_loss"])
+    model.eval()
+    with torch.no_grad():
+        same(model.patch_logits(model.forward_features(inputs["images"])), expected["eval.patch_logits"])
+        same(model.fold()(inputs["images"]), expected["eval.masks"])
+    # Ignored pixels that count, or labels from another corner of the patch, are told apart.
+    everything = (batch.target >= 0).sum()
+    misses(weighted_loss(terms, {**counts, "label": everything}), expected["train.losses"][0])
+    assert not batch.target[:, 4::8, 4::8].equal(expected["train.seg_gt_down"].long())
+
+
 def test_wrong_segmenters_are_told_apart():
     inputs, expected = tensors("cropr_segm/inputs"), tensors("cropr_segm/expected_avg")
     scores = expected["eval.scores"][0]
@@ -266,6 +295,25 @@ def test_curriculum(row):
         if rate == removed[1]:
             keeps = [1024, *constant(1024, rate, 4, first_extra=1)]
             assert [a - b for a, b in zip(keeps, keeps[1:], strict=False)] == removed
+
+
+@pytest.mark.parametrize("row", numbers("schedules/cropr")["segm_curriculum"], ids=lambda row: str(row["epochs"]))
+def test_curriculum_of_a_model(row):
+    """What modules keep in each epoch, odd numbers of them too, is what the release would remove."""
+    rate, epochs = row["pruning_rate"], row["epochs"]
+    reducers = {i: CroprModule(keep, 8, 2) for i, keep in enumerate(constant(1024, rate, 4, first_extra=1))}
+    plan = Curriculum(reducers, 1024, epochs, first_extra=1)
+    for epoch, expected in enumerate(curriculum(rate, epochs)):
+        keeps = [1024, *(plan.keeps[i][epoch] for i in range(4))]
+        assert [a - b for a, b in zip(keeps, keeps[1:], strict=False)] == [expected + 1, *[expected] * 3]
+    assert plan.record()["evaluated_with_removed_per_module"] == [rate + 1, *[rate] * 3]
+
+    steps, model = 7, SimpleNamespace(reducers={str(i): reducer for i, reducer in reducers.items()})
+    for step in range(steps * epochs):
+        plan.set(model, step / (steps * epochs))
+        assert model.reducers["2"].keep == plan.keeps[2][step // steps]
+    plan.set(model, 1.0)
+    assert [reducer.keep for reducer in reducers.values()] == constant(1024, rate, 4, first_extra=1)
 
 
 @pytest.mark.parametrize("row", numbers("schedules/cropr")["counts"], ids=lambda row: f"{row['task']}-{row['rate']}")
