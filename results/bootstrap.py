@@ -1,6 +1,7 @@
 """Intervals and paired differences by resampling seeds and clusters of test items.
 
-Letters: I items, C clusters (the source digit or image of an item), R runs, B resamples, S seeds of a variant.
+Letters: I items, C clusters (the source digit or image of an item), R runs, B resamples, S seeds of a variant, K
+classes of segmentation.
 
 Every run of a study is tested on the same items, so one resample of the clusters serves all runs: accuracies of B
 resamples are one matrix product, and the difference of two columns is a paired difference. Seeds and clusters are
@@ -8,18 +9,19 @@ crossed: a resample draws seeds, and clusters for all of them alike. With one se
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 __all__ = [
-    "CONFIDENCE", "RESAMPLES", "Population", "holm", "interval", "num_resamples", "p_value", "resample_accuracy",
-    "resample_seeds",
+    "CONFIDENCE", "RESAMPLES", "Population", "holm", "interval", "mean_iou", "num_resamples", "p_value",
+    "resample_accuracy", "resample_mean_iou", "resample_seeds",
 ]  # fmt: skip
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
+BLOCK_ENTRIES = 4_000_000  # of a block of cluster weights: 16 MB
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,72 @@ class Population:
         return cls(index, sizes)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum of `values` [I] over each cluster, [C]."""
-        return np.bincount(self.cluster, weights=values, minlength=len(self.sizes))
+        """Sum of `values` [I, ...] over each cluster, [C, ...]."""
+        if values.ndim == 1:
+            return np.bincount(self.cluster, weights=values, minlength=len(self.sizes))
+        sums = np.zeros((len(self.sizes), *values.shape[1:]))
+        np.add.at(sums, self.cluster, values)
+        return sums
 
 
 def resample_accuracy(
-    hits: np.ndarray, sizes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, block_entries: int = 4_000_000
+    hits: np.ndarray, sizes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, block_entries: int = BLOCK_ENTRIES
 ) -> np.ndarray:
     """Accuracy of every run in every resample of the clusters.
 
     Args:
         hits: [C, R] correct items of each cluster, for each run.
         sizes: [C] items of each cluster.
-        block_entries: of the matrix of cluster weights that is held at a time; by default 16 MB.
+        block_entries: of the matrix of cluster weights that is held at a time.
 
     Returns:
         [R, B] shares in 0..1.
     """
-    rng = np.random.default_rng(seed)
     num_clusters, num_runs = hits.shape
     columns = np.column_stack([hits, sizes]).astype(np.float32)  # counts: exact in float32 below 2**24
     accuracy = np.empty((num_runs, resamples))
+    for start, weights in _weights(num_clusters, resamples, seed, block_entries):
+        sums = weights.astype(np.float32) @ columns  # [size, R + 1]
+        accuracy[:, start : start + len(sums)] = (sums[:, :-1] / sums[:, -1:].astype(np.float64)).T
+    return accuracy
+
+
+def resample_mean_iou(counts: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Mean IoU of every run in every resample of the clusters, the same resamples as those of `resample_accuracy`.
+
+    Args:
+        counts: R arrays [C, 3, K], see `mean_iou`, of each cluster.
+
+    Returns:
+        [R, B] shares in 0..1.
+    """
+    values = np.empty((len(counts), resamples))
+    for start, weights in _weights(len(counts[0]), resamples, seed):
+        for run, own in enumerate(counts):
+            sums = weights.astype(np.float64) @ own.reshape(len(own), -1)  # pixels: beyond what float32 counts exactly
+            values[run, start : start + len(sums)] = mean_iou(sums.reshape(-1, *own.shape[1:]))
+    return values
+
+
+def mean_iou(counts: np.ndarray) -> np.ndarray:
+    """Mean IoU over the classes that have a pixel in labels or predictions. `counts` [..., 3, K]: pixels of each class
+    that are right, that are labelled so, that are predicted so. -> [...]"""
+    right, labelled, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    union = labelled + predicted - right
+    present = union > 0
+    return (right / np.where(present, union, 1)).sum(axis=-1) / present.sum(axis=-1)
+
+
+def _weights(
+    num_clusters: int, resamples: int, seed: int, block_entries: int = BLOCK_ENTRIES
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first resample, how often each cluster was drawn [size, C]) of blocks of resamples."""
+    rng = np.random.default_rng(seed)
     block = max(1, block_entries // num_clusters)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.integers(num_clusters, size=(size, num_clusters)) + num_clusters * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters)
-        sums = weights.astype(np.float32) @ columns  # [size, R + 1]
-        accuracy[:, start : start + size] = (sums[:, :-1] / sums[:, -1:].astype(np.float64)).T
-    return accuracy
+        yield start, np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters)
 
 
 def resample_seeds(accuracy: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Intervals of variants and differences between them, on data frames; the statistics are in bootstrap.py.
 
-Letters: I items, C clusters, R runs, V variants, B resamples. Metrics and differences leave here in percent and points.
+Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segmentation. Metrics and differences leave
+here in percent and points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +14,7 @@ import pandas as pd
 from results import bootstrap
 from results.bootstrap import Population
 from results.curves import GROUP
+from results.frames import METRIC
 from results.store import CorruptRecord, read_predictions
 
 __all__ = ["Replicates", "add_differences_to_dense", "add_intervals", "largest_families", "pairwise", "replicate"]
@@ -25,8 +27,8 @@ class Replicates:
     """Accuracy of every run in every resample; row numbers are those of the run frame."""
 
     population: np.ndarray  # [R] which test items a run saw, -1 where it has no predictions
-    observed: np.ndarray  # [R] share of hits in predictions.npz
-    accuracy: np.ndarray  # [R, B]
+    observed: np.ndarray  # [R] share of hits, or mean IoU, in predictions.npz
+    accuracy: np.ndarray  # [R, B] the same in every resample
     num_clusters: dict[int, int]  # of each population
     notes: tuple[str, ...]
 
@@ -35,11 +37,12 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
     """Reads the predictions of all finished runs and resamples them, population by population."""
     populations: dict[bytes, tuple[int, Population]] = {}
     number = np.full(len(runs), -1)
-    hits: list[np.ndarray] = []
+    sums: list[np.ndarray] = []  # over each cluster
     notes = []
+    is_iou = METRIC[runs["task"].iat[0]] == "miou"
     for row, path in runs.loc[runs["status"] == "done", "path"].items():
         try:
-            item, cluster, hit = _read_hits(path)
+            item, cluster, value = _read(path, _class_pixels if is_iou else _hits)
         except (FileNotFoundError, KeyError, CorruptRecord) as error:
             notes.append(f"{runs['id'].iat[row]}: no interval, predictions.npz cannot be used ({error}).")
             continue
@@ -47,13 +50,18 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
         if key not in populations:
             populations[key] = len(populations), Population.of(cluster)
         number[row], population = populations[key]
-        hits.append(population.sums(hit))
-    resamples = bootstrap.num_resamples(num_comparisons, len(hits))
+        sums.append(population.sums(value))
+    resamples = bootstrap.num_resamples(num_comparisons, len(sums))
     observed = np.full(len(runs), np.nan)
     accuracy = np.full((len(runs), resamples), np.nan)
-    row_of_hits = number[number >= 0]
+    row_of_sums = number[number >= 0]
     for which, population in populations.values():
-        columns = np.column_stack([hits[i] for i in np.flatnonzero(row_of_hits == which)])  # [C, R of this population]
+        own = [sums[i] for i in np.flatnonzero(row_of_sums == which)]
+        if is_iou:
+            observed[number == which] = [bootstrap.mean_iou(counts.sum(axis=0)) for counts in own]
+            accuracy[number == which] = bootstrap.resample_mean_iou(own, resamples)
+            continue
+        columns = np.column_stack(own)  # [C, R of this population]
         observed[number == which] = columns.sum(axis=0) / population.sizes.sum()
         accuracy[number == which] = bootstrap.resample_accuracy(columns, population.sizes, resamples)
     notes += _contradictions(runs, observed)
@@ -116,16 +124,27 @@ def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates,
     return frame
 
 
-def _read_hits(run_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Items in ascending order, their clusters, and whether each was hit: three arrays [I]."""
+def _read(run_dir: str, values: Callable[[dict[str, np.ndarray]], np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Items in ascending order, their clusters, and their `values`: arrays [I], [I], [I, ...]."""
     arrays = read_predictions(run_dir)
-    item, cluster, hit = arrays["item"], arrays["cluster"], arrays["prediction"] == arrays["target"]
-    if len(item) == 0 or not len(item) == len(cluster) == len(hit):
+    item, cluster, value = arrays["item"], arrays["cluster"], values(arrays)
+    if len(item) == 0 or not len(item) == len(cluster) == len(value):
         raise CorruptRecord(f"{run_dir}/predictions.npz", "empty, or arrays of different lengths")
     if (item[1:] > item[:-1]).all():
-        return item, cluster, hit
+        return item, cluster, value
     order = np.argsort(item, kind="stable")
-    return item[order], cluster[order], hit[order]
+    return item[order], cluster[order], value[order]
+
+
+def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Whether each item was hit, [I]."""
+    return arrays["prediction"] == arrays["target"]
+
+
+def _class_pixels(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Pixels of each class that are right, labelled so and predicted so, [I, 3, K]."""
+    confusion = arrays["confusion"]
+    return np.stack([confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
 
 
 def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:

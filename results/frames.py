@@ -10,7 +10,8 @@ from results.store import Records
 
 __all__ = ["METRIC", "PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
 
-METRIC = {"classification": "top1"}  # headline of each task: a share in 0..1, the mean of a hit or miss per test item
+# Headline of each task, a share in 0..1: the mean of a hit or miss per test item; mean IoU of their summed confusion.
+METRIC = {"classification": "top1", "segmentation": "miou"}
 PACKAGE = "package "  # prefix of the columns that hold package versions
 PROVENANCE = ["commit", "dirty", "python", "device", "device_name", "dtype", "num_threads", "sdpa_backend"]
 
@@ -145,8 +146,8 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _macs(macs: dict[str, float]) -> dict[str, float]:
-    total, *parts = (_number(macs, key) for key in ("total", "backbone", "scoring", "dense"))
-    return {"macs_g": total} | dict(zip(("macs_backbone_g", "macs_scoring_g", "macs_dense_g"), parts, strict=True))
+    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "decoder", "dense")}
+    return {"macs_g": _number(macs, "total")} | parts
 
 
 def _options(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from results.compare import Replicates, largest_families
 from results.curves import mixed_notes, twin_notes
-from results.frames import PACKAGE, PROVENANCE
+from results.frames import METRIC, PACKAGE, PROVENANCE
 from results.store import Records
 
 __all__ = ["footnotes", "missing_notes", "title_of"]
@@ -69,8 +69,13 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
     drawn = "seeds and clusters of test items" if several else "clusters of test items"
     items = f"{_range(done['num_items'])} test items in {_range(done['clusters'])} clusters (source digit or image)"
     seeds = f"{_range(done['seeds'])} seed{'s' if several else ''}"
+    what = (
+        "mIoU: final epoch, of the confusion summed over"
+        if METRIC[done["task"].iat[0]] == "miou"
+        else "Accuracy: final epoch, mean over"
+    )
     notes = [
-        f"Accuracy: final epoch, mean over {items} × {seeds}; ± is half the width of the 95 % interval, percentiles of "
+        f"{what} {items} × {seeds}; ± is half the width of the 95 % interval, percentiles of "
         f"a bootstrap over {drawn}, {resamples:,} resamples. "
         + ("With few seeds it is somewhat too narrow." if several else "Variation between seeds is not in it."),
         "To dense: minus the dense model fine-tuned in the same study, on the same items and seeds; two-sided p of the "

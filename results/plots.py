@@ -59,8 +59,9 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
     others = None if published is None else published[published[x].notna() & published[y].notna()]
     if points.empty or (others is not None and others.empty):
         return None
+    y_label = panel.y_label.format(metric=METRIC_NAME[metric], kind=" accuracy" if metric == "top1" else "")
     with rc_context(RC):
-        figure, axes = _figure(panel.x_label, panel.y_label.format(metric=METRIC_NAME[metric]), title)
+        figure, axes = _figure(panel.x_label, y_label, title)
         if panel.front:
             _draw_fronts(axes, points, x, y, maximise_x=panel.cheap_end == "right")
         if panel.ideal:

@@ -14,7 +14,7 @@ from results.frames import METRIC
 
 __all__ = ["METRIC_NAME", "NOTHING", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
 
-METRIC_NAME = {"top1": "top-1"}
+METRIC_NAME = {"top1": "top-1", "miou": "mIoU"}
 NOTHING = "–"
 MIXED = "†"  # marks a row whose records were not all made alike; a note says what differs
 
@@ -48,6 +48,8 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     frame = frame.merge(newest[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
     differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
     costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]
+    if frame["macs_decoder_g"].notna().any():
+        costs.insert(costs.index("macs_dense_g"), "macs_decoder_g")
     return frame[[*_IDENTITY, *shares.values(), *differences, "p", "p_holm", *costs, *_SPEED, *_REST]]
 
 
@@ -123,6 +125,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
+        **({"decoder, GMACs": lambda row: number(row.macs_decoder_g)} if "macs_decoder_g" in summary else {}),
         "peak memory, MiB: inference / training": lambda row: _memory(row),
         "training, s": lambda row: number(row.train_s),
         "objective": lambda row: NOTHING if pd.isna(row.objective) else str(row.objective),
