@@ -57,18 +57,21 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
 @app.command()
 def run(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(help="A study of the catalogue.")] = "pareto",
+    study: Annotated[
+        str | None, typer.Argument(help="A study of the catalogue [default: pareto, or the task's].")
+    ] = None,
     reducers: Annotated[
-        str, typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false.")
-    ] = "all",
-    budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.8,0.65,0.5",
+        str | None,
+        typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false [default: the study's]."),
+    ] = None,
+    budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs [default: the study's].")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 1,
-    task: Annotated[str, typer.Option(help="classification")] = "classification",
+    task: Annotated[str | None, typer.Option(help="classification or segmentation [default: the study's].")] = None,
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     backbone: Annotated[
-        str, typer.Option(help="An embedded or timm model, or a checkpoint of one: NAME=FILE.")
-    ] = "scenes_vit",
+        str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE [default: the study's].")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local")] = "local",
     out: Annotated[Path | None, typer.Option(help="Record directory [default: out/STUDY].")] = None,
     device: DeviceOption = "auto",
@@ -89,12 +92,23 @@ def run(
     ] = None,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
-    from studies.commands.run import Options, configs_of, execute, prepare
+    from studies.commands import bench as speed
+    from studies.commands.run import Options, configs_of, execute, only_timed, prepare
 
     options = Options(
         study, reducers, budgets, seeds, task, dataset, data, backbone, launcher, out, device, train, recipe, jobs,
         [*context.meta.get(SETTINGS, []), *(settings or [])], quick, rerun,
     )  # fmt: skip
+    with usage_errors():
+        timing = only_timed(options)
+        if timing is not None:
+            if dry_run:
+                typer.echo(f"only timed, at {timing.img_sizes} px")
+                return
+            speed.run(timing, progress=lambda text: typer.echo(text, err=True))
+    if timing is not None:
+        report([options.directory])
+        return
     with usage_errors():
         configs = configs_of(options)
         if dry_run:
@@ -130,12 +144,15 @@ def bench(
     device: DeviceOption = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` [default: print only].")] = None,
+    task: Annotated[str, typer.Option(help="classification, or segmentation: with its decoder.")] = "classification",
     as_json: JsonOption = False,
 ) -> None:
     """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""
     from studies.commands import bench as command
 
-    options = command.Bench(backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out)
+    options = command.Bench(
+        backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out, task
+    )
     with usage_errors():
         records = command.run(options, progress=lambda text: typer.echo(text, err=True))
     typer.echo(json.dumps(records) if as_json else "\n".join(command.lines(records)))

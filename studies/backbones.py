@@ -16,7 +16,7 @@ from studies.nearest import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe"]
+__all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe", "sized_for"]
 
 # "class" is of timm; the other values are arguments of its constructor.
 EMBEDDED: dict[str, dict[str, Any]] = {
@@ -81,6 +81,14 @@ def create_backbone(
     if img_size is not None:
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *model.patch_embed.img_size)}
     return model
+
+
+def sized_for(name: str, image_size: int) -> dict[str, Any]:
+    """Options of `create_backbone` that make the model `name` one for images of `image_size` pixels; patches become 16
+    pixels wide where the model's own do not divide the image (as in Cropr's recipe for ADE20k)."""
+    own = describe(name)
+    options = {} if own["img_size"] == image_size else {"img_size": image_size}
+    return options if image_size % own["patch_size"] == 0 else options | {"patch_size": 16}
 
 
 def check_name(name: str) -> None:

@@ -9,7 +9,7 @@ from studies.config import RunConfig
 __all__ = ["DATASETS", "create_dataset"]
 
 DATASETS = {
-    "scenes": "handwritten digits on photographs, 32 px, embedded (classification)",
+    "scenes": "handwritten digits on photographs, 32 px, embedded (classification, segmentation)",
     "imagenet": "ImageNet, or any folder of class folders, with --data DIR (classification)",
     "ade20k": "ADE20K scene parsing, 150 classes, with --data ADEChallengeData2016 (segmentation)",
     "masks": "any folder of images, masks of class numbers and classes.txt, with --data DIR (segmentation)",
@@ -20,9 +20,10 @@ DATASETS = {
 def create_dataset(config: RunConfig) -> Any:
     """The data set of a run. Raises ValueError for missing or unreadable data."""
     if config.dataset == "scenes":
-        from studies.data.scenes import Scenes
+        from studies.data.scenes import MAX_DIGITS, Scenes
 
-        return Scenes(task=config.task, seed=config.seed)
+        digits = (1, MAX_DIGITS) if config.task == "segmentation" else (1, 1)
+        return Scenes(task=config.task, seed=config.seed, num_digits=digits)
     serves = "classification" if config.dataset == "imagenet" else "segmentation"
     if config.task != serves:
         raise ValueError(f"data set {config.dataset} serves {serves}, not {config.task}")

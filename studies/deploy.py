@@ -20,6 +20,7 @@ from baselines.evit import EViT
 from baselines.random_pruning import RandomPruning
 from baselines.tome import ToMe
 from cropr.cropr import LinearScore
+from cropr.dense import DenseViT
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from results.files import read_json, write_bytes, write_json
@@ -56,6 +57,7 @@ def save(model: ReducedViT, path: Path, *, backbone: str, data_config: dict[str,
     reducers = {int(i): reducer.fold() for i, reducer in model.reducers.items()}
     parts = {"vit": model.vit, **{f"reducers.{i}": reducer for i, reducer in reducers.items()}}
     state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    state |= {key: value for key, value in model.state_dict().items() if not key.startswith(("vit.", "reducers."))}
     # Copies: safetensors refuses weights that share memory.
     state = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
     description = {
@@ -64,6 +66,7 @@ def save(model: ReducedViT, path: Path, *, backbone: str, data_config: dict[str,
         "options": _options(model.vit, backbone),
         "img_size": model.img_size,
         "llf": model.llf,
+        "fusion": model.fusion if isinstance(model, DenseViT) else None,
         "dtype": str(model.vit.patch_embed.proj.weight.dtype).removeprefix("torch."),
         "reducers": [{"block": i, **_describe(reducer)} for i, reducer in reducers.items()],
         "data_config": data_config,
@@ -153,7 +156,11 @@ def _rebuild(description: dict[str, Any]) -> ReducedViT:
     vit = _create(description["backbone"], description["options"])
     reducers = {entry["block"]: _build(entry) for entry in description["reducers"]}
     size = tuple(description["img_size"]) if isinstance(description["img_size"], list) else description["img_size"]
-    model = ReducedViT(vit, reducers, llf=description["llf"], img_size=size)
+    model = (
+        DenseViT(vit, reducers, fusion=fusion, img_size=size)
+        if (fusion := description.get("fusion"))  # models for images have none
+        else ReducedViT(vit, reducers, llf=description["llf"], img_size=size)
+    )
     dtype = getattr(torch, description["dtype"])
     return model if dtype is torch.float32 else model.to(dtype)  # buffers that are not saved (RoPE) follow
 

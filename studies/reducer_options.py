@@ -8,7 +8,14 @@ __all__ = ["MEANINGS"]
 
 SOLVED = "by budget"  # a budget solves for it
 
-_LLF = {"llf": (False, "last-layer fusion: dropped patches come back for the last block")}
+_LLF: dict[str, tuple[Any, str]] = {
+    "llf": (False, "last-layer fusion: dropped patches come back for the last block; the same as fusion=llf"),
+    "fusion": (
+        "none; dense tasks: llf",
+        "what dropped patches predict: llf, none, concat, mask, nearest or logits (see cropr/dense.py)",
+    ),
+}
+_CURRICULUM = {"curriculum": ("dense tasks", "the pruning rates grow over the first half of the training")}
 _SCHEDULE: dict[str, tuple[Any, str]] = {
     "rate": (SOLVED, "patches removed behind each block"),
     "ratio": (SOLVED, "share of the patches that each block passes on (geometric schedule)"),
@@ -19,10 +26,10 @@ _STAGES = "written 3/6/9"
 # reducer -> option -> (default, meaning)
 MEANINGS: dict[str, dict[str, tuple[Any, str]]] = {
     "none": {},
-    "random": _SCHEDULE | _LLF,
+    "random": _SCHEDULE | _CURRICULUM | _LLF,
     "cropr": _SCHEDULE
     | {
-        "queries": (1, "learned queries of each module"),
+        "queries": (1, "learned queries of each module; in dense tasks one for each patch"),
         "heads": (1, "heads of the cross-attention"),
         "q_proj": (False, "project the queries"),
         "k_proj": (False, "project the keys"),
@@ -34,6 +41,7 @@ MEANINGS: dict[str, dict[str, tuple[Any, str]]] = {
         "select": ("top", "top, lowest or sample"),
         "weight": (1.0, "of each auxiliary loss"),
     }
+    | _CURRICULUM
     | _LLF,
     "tome": {
         "r": (SOLVED, "pairs merged in each block; or one number a block, written 8/0/8"),
@@ -42,7 +50,7 @@ MEANINGS: dict[str, dict[str, tuple[Any, str]]] = {
     },
     "evit": {
         "keep": (SOLVED, "share of the patches that each stage keeps"),
-        "fuse": (True, "the others become one token, weighted by attention"),
+        "fuse": (True, "the others become one token, weighted by attention; in dense tasks false"),
         "blocks": ("depth/4, /2, 3/4", f"where the stages are, {_STAGES}"),
         "start": (0.0, "share of the training at which the keep rate begins to shrink from 1"),
         "span": (0.0, "share of the training over which it shrinks"),

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
 from cropr.objective import Objective
 from cropr.vit import ReducedViT
 from results.store import SCHEMA, Claim, run_status, write_bytes, write_failure, write_json
-from studies.backbones import create_backbone
+from studies.backbones import create_backbone, sized_for
 from studies.config import RunConfig
 from studies.datasets import create_dataset
 from studies.deploy import save
@@ -31,12 +32,10 @@ from studies.distributed import World, join
 from studies.measure.flops import check_macs
 from studies.provenance import now, provenance
 from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
-from studies.tasks.classification import BackboneObjective, Evaluation, criterion, evaluate
+from studies.tasks import Evaluation, load_task
 from studies.train import Trainer
 
 __all__ = ["backbone_dir", "execute", "make_backbone", "train_backbone"]
-
-EVAL_BATCH = 250
 
 
 def execute(config: RunConfig, out: Path) -> None:
@@ -79,12 +78,12 @@ def _claimed(run_dir: Path, world: World) -> Iterator[bool]:
 
 
 def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
-    started, (spec,) = now(), parse(config.reducer)
+    started, (spec,), task = now(), parse(config.reducer), load_task(config.task)
     data = create_dataset(config)
     vit = make_backbone(config, out, data)
     torch.manual_seed(config.seed)  # the reducer's own weights
     try:
-        built = build(vit, spec, config.budget, seed=config.seed)
+        built = build(vit, spec, config.budget, seed=config.seed, dense=task.DENSE)
     except Unreachable as unreachable:
         if world.first:
             write_json(run_dir / "result.json", _record(config, spec, data, started) | {
@@ -94,12 +93,13 @@ def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
     check_macs(built.model.fold().eval())
     history: list[dict[str, Any]] = []
     if config.recipe is not None:
+        loss = task.criterion(config.recipe.label_smoothing)
         objective = make_objective(
-            spec, built, criterion(config.recipe.label_smoothing), lambda: make_backbone(config, out, data)
-        )
+            spec, built, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
+        )  # fmt: skip
         history, model, final = _train(config, built, objective, data, run_dir, world)
     else:
-        objective, model = Objective(criterion()), built.model
+        objective, model = Objective(task.criterion()), built.model
         final = _evaluate(config, model, data, world)
     if not world.first:
         return
@@ -142,9 +142,10 @@ def _train(
 def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World) -> Evaluation:
     """Scores of the model as it is deployed."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
-    size = max(1, min(EVAL_BATCH, data.num_test // world.size))  # so that there is a batch for every process
-    batches = data.test_batches(size, world.turns)
-    return evaluate(model.fold().to(config.device), batches, config.device, amp, world)
+    task = load_task(config.task)
+    size = min(task.eval_batch(data.image_size), data.num_test // world.size)  # a batch for every process
+    batches = data.test_batches(max(1, size), world.turns)
+    return task.evaluate(model.fold().to(config.device), batches, config.device, amp, world)
 
 
 def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:
@@ -178,9 +179,10 @@ def _outcome(
     config: RunConfig, built: Built, objective: Any, final: Evaluation, history: list[dict[str, Any]]
 ) -> dict[str, Any]:
     deployed = built.model.fold()
-    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches)
-    epochs = config.recipe.epochs if config.recipe else 0
-    best = max(history, key=lambda line: line["top1"], default={"top1": final.metrics["top1"], "epoch": epochs})
+    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
+    epochs, metric = config.recipe.epochs if config.recipe else 0, load_task(config.task).METRIC
+    best = max(history, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
+    curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",
         "budget_reached": built.reached,
@@ -189,7 +191,7 @@ def _outcome(
         "native": built.native,
         "metrics": {
             "final": {**final.metrics, "epoch": epochs},
-            "best": {"top1": best["top1"], "epoch": best["epoch"]},
+            "best": {metric: best[metric], "epoch": best["epoch"]},
         },
         "num_items": len(final.predictions["item"]),
         "macs_g": macs.record(dense),
@@ -197,6 +199,8 @@ def _outcome(
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
         "peak_memory_mib": peak_memory_mib(config.device),
         "train_seconds": history[-1]["train_seconds"] if history else 0.0,
+        **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
+        **({"curriculum": curriculum.record()} if curriculum is not None else {}),
     }
 
 
@@ -219,6 +223,7 @@ def backbone_dir(config: RunConfig, out: Path) -> Path:
     """Where the backbone of this run is trained and kept, by the hash of all that goes into it."""
     assert config.backbone_recipe is not None
     content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
+    content += [] if config.task == "classification" else [config.task]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
 
@@ -233,6 +238,7 @@ def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
         pretrained=not own and config.checkpoint is None,
         checkpoint=config.checkpoint,
         drop_path_rate=drop_path,
+        **(sized_for(config.backbone, data.image_size) if load_task(config.task).DENSE else {}),
     )
     if own:
         vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
@@ -252,8 +258,9 @@ def train_backbone(config: RunConfig, out: Path, num_threads: int) -> None:
         started, data, recipe = now(), create_dataset(config), config.backbone_recipe
         vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
         write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
-        objective = BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
-        model = ReducedViT(vit)
+        task = load_task(config.task)
+        objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
+        model = DenseViT(vit) if task.DENSE else ReducedViT(vit)
         trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
         try:
             begun = time.monotonic()
@@ -261,7 +268,8 @@ def train_backbone(config: RunConfig, out: Path, num_threads: int) -> None:
         except Exception as error:
             write_failure(folder, error, config.to_dict())
             raise
-        scores = evaluate(vit.to(config.device), data.test_batches(EVAL_BATCH), config.device)
+        batches = data.test_batches(task.eval_batch(data.image_size))
+        scores = task.evaluate(model.to(config.device), batches, config.device)
         write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))
         write_json(folder / "result.json", {
             "schema": SCHEMA, "status": "done", "metrics": scores.metrics,

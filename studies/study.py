@@ -10,14 +10,42 @@ from pathlib import Path
 from typing import Any
 
 from results.store import SCHEMA, Claim, read_json, write_json
-from studies.catalogue import pareto
+from studies.catalogue import fusion, pareto, resolution, segmentation
 from studies.config import Recipe, RunConfig
 from studies.reducers import Spec
 
-__all__ = ["STUDIES", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
+__all__ = ["STUDIES", "Study", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
 
-STUDIES = {"pareto": "accuracy against cost of every reducer at the same budgets"}
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a named study is, where the command line does not say otherwise."""
+
+    summary: str
+    task: str
+    recipes: Any  # module of the catalogue with BACKBONE, FINETUNE and their QUICK_ forms
+    reducers: str = "all"
+    budgets: str = "0.8,0.65,0.5"
+    backbone: str = "scenes_vit"
+    trains: bool = True  # False: only timed, with random weights
+
+
+# The first one of a task is what `--task` alone means.
+STUDIES = {
+    "pareto": Study("accuracy against cost of every reducer at the same budgets", "classification", pareto),
+    "segmentation": Study(
+        "the same for semantic segmentation", "segmentation", segmentation, budgets=segmentation.BUDGETS
+    ),
+    "fusion": Study(
+        "what becomes of dropped patches in segmentation", "segmentation", segmentation, fusion.REDUCERS, fusion.BUDGETS
+    ),
+    "resolution": Study(
+        "cost and speed against image size, random weights", "segmentation", resolution,
+        budgets=resolution.BUDGETS, backbone=resolution.BACKBONE, trains=False,
+    ),
+}  # fmt: skip
 BATCH = 64  # images, of the timing
+DENSE_PIXELS = 2**20  # at most, of its batch in dense tasks
 
 
 class Unwritable(ValueError):
@@ -42,12 +70,13 @@ def plan(
 ) -> list[RunConfig]:
     """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
     given runs once."""
+    recipes = STUDIES[study].recipes
     own = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
-    finetune = recipe or (pareto.QUICK_FINETUNE if quick else pareto.FINETUNE)
+    finetune = recipe or (recipes.QUICK_FINETUNE if quick else recipes.FINETUNE)
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
         "recipe": finetune if train == "recipe" else None, "data_dir": data_dir, "device": device, "quick": quick,
-        "backbone_recipe": (pareto.QUICK_BACKBONE if quick else pareto.BACKBONE) if own else None,
+        "backbone_recipe": (recipes.QUICK_BACKBONE if quick else recipes.BACKBONE) if own else None,
     }  # fmt: skip
     runs = []
     for seed in range(seeds):
@@ -113,11 +142,12 @@ def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
     """Time every variant of the study beside the dense model, all in this process, and record it."""
     import torch
 
-    from studies.backbones import create_backbone
+    from studies.backbones import create_backbone, sized_for
     from studies.datasets import create_dataset
     from studies.measure.bench import bench
     from studies.provenance import now, provenance
     from studies.reducers import Spec, parse
+    from studies.tasks import load_task
 
     first, started = configs[0], now()
     variants: dict[str, tuple[Spec, float | None]] = {"none": (Spec("none"), None)}
@@ -129,8 +159,11 @@ def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
             return
         torch.set_num_threads(os.cpu_count() or 1)
         data = create_dataset(first)
-        vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False)
-        timing = bench(vit, variants, batch_size=BATCH, device=first.device, rounds=5 if quick else 30)
+        dense = load_task(first.task).DENSE
+        sized = sized_for(first.backbone, data.image_size) if dense else {}
+        vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **sized)
+        batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
+        timing = bench(vit, variants, dense, batch_size=batch, device=first.device, rounds=5 if quick else 30)
         common = {
             "schema": SCHEMA,
             "id": folder.name,

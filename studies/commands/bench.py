@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from results.store import SCHEMA, Claim, read_json, read_result, write_json
 from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
 from studies.reducers import parse
+from studies.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
     from studies.measure.bench import Candidates
 
 __all__ = ["Bench", "lines", "run"]
 
-STUDY = {"study": "bench", "task": "classification", "dataset": "no data"}
+STUDY = {"study": "bench", "dataset": "no data"}
 HEADER = [
     "variant", "GMACs", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup", "speedup / MAC ratio",
     "x random on the same schedule",
@@ -40,6 +41,8 @@ class Bench:
     device: str
     compiled: bool
     out: Path | None
+    task: str = "classification"
+    num_classes: int | None = None  # None: the model's own
 
 
 def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -52,12 +55,14 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
     variants = variants_of(parse(options.reducers), parse_budgets(options.budgets))
-    vits = [create_backbone(options.backbone, img_size=size, pretrained=False) for size in sizes]
+    one_of("task", options.task, TASKS)
+    dense, classes = load_task(options.task).DENSE, options.num_classes
+    vits = [create_backbone(options.backbone, img_size=size, num_classes=classes, pretrained=False) for size in sizes]
     if options.out is not None:
-        _identify(options.out, options.backbone)
+        _identify(options)
     records = []
     for vit in vits:
-        found = candidates(vit, variants)
+        found = candidates(vit, variants, dense)
         records += [_record(options, found, device, batch, progress) for batch in batches]
     return records
 
@@ -80,7 +85,7 @@ def _record(
             found, batch_size=batch_size, device=device, dtype=options.dtype, compile=options.compiled,
             rounds=options.rounds, progress=lambda text: progress(f"{setting}: {text}"),
         )  # fmt: skip
-        identity = {"schema": SCHEMA, "status": "done", "quick": False, **STUDY, "backbone": options.backbone}
+        identity = {"schema": SCHEMA, "status": "done", "quick": False, **_study(options)}
         origin = provenance(device, dtype=options.dtype, seeds={}, fingerprint="none", started=started)
         record = {"id": folder.name if folder else None, **identity, **timing, "provenance": origin}
         if folder is not None:
@@ -88,15 +93,23 @@ def _record(
     return record
 
 
-def _identify(out: Path, backbone: str) -> None:
-    """Say what is in `out`, or compare. Raises ValueError where it holds another backbone."""
+def _study(options: Bench) -> dict[str, Any]:
+    return STUDY | {"task": options.task, "backbone": options.backbone}
+
+
+def _identify(options: Bench) -> None:
+    """Say what is in `out`, or compare. Raises ValueError where it holds another backbone or task."""
     from studies.study import writable
 
-    writable(out)
-    if not (out / "study.json").exists():
-        write_json(out / "study.json", {"schema": SCHEMA, **STUDY, "data_fingerprint": "none", "backbone": backbone})
-    elif (there := read_json(out / "study.json").get("backbone")) != backbone:
-        raise ValueError(f"{out} holds records of {there}, not {backbone}; give another --out")
+    assert options.out is not None
+    writable(options.out)
+    if not (options.out / "study.json").exists():
+        write_json(options.out / "study.json", {"schema": SCHEMA, **_study(options), "data_fingerprint": "none"})
+        return
+    there = read_json(options.out / "study.json")
+    for key, value in _study(options).items():
+        if there.get(key) != value:
+            raise ValueError(f"{options.out} holds records of {there.get(key)}, not {value}; give another --out")
 
 
 def _claimed(folder: Path) -> Claim:
@@ -108,6 +121,7 @@ def _name(options: Bench, found: Candidates, device: str, batch_size: int) -> st
     import torch
 
     content = [options.backbone, sorted(found.models), options.dtype, options.compiled, options.rounds]
+    content += [] if options.task == "classification" else [options.task]
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
     return f"{device}-{found.img_size}px-b{batch_size}-{digest}"
 

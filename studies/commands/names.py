@@ -29,7 +29,7 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
     from studies.datasets import DATASETS
     from studies.study import STUDIES
 
-    table = STUDIES if what == "studies" else DATASETS
+    table = {name: study.summary for name, study in STUDIES.items()} if what == "studies" else DATASETS
     return {name: {"summary": text} for name, text in table.items()}
 
 

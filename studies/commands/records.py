@@ -40,11 +40,12 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
     from studies.config import RunConfig
     from studies.datasets import DATASETS, create_dataset
     from studies.deploy import info, load
-    from studies.tasks.classification import evaluate as score
+    from studies.tasks import load_task
 
     one_of("data set", dataset, DATASETS)
-    backbone, where = info(model)["backbone"], resolve_device(device)
-    config = RunConfig("", "classification", dataset, backbone, "none", 1, None, 0, None, data_dir=data)
-    items, reduced = create_dataset(config), load(model)
-    scores = score(reduced.to(where), items.test_batches(250), where)
+    saved, where = info(model), resolve_device(device)
+    name = "segmentation" if saved.get("fusion") else "classification"
+    config = RunConfig("", name, dataset, saved["backbone"], "none", 1, None, 0, None, data_dir=data)
+    items, reduced, task = create_dataset(config), load(model), load_task(name)
+    scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where)
     return scores.metrics | {"num_items": len(scores.predictions["item"])}

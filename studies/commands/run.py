@@ -9,26 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.reducers import Spec, Unreachable, parse
 from studies.rerun import drop_aside, set_aside
+from studies.study import STUDIES, Study
+from studies.tasks import TASKS
 
-__all__ = ["Options", "configs_of", "execute", "prepare"]
+__all__ = ["Options", "configs_of", "execute", "only_timed", "prepare"]
 
 
 @dataclass
 class Options:
     """What `run` takes, as it was typed; cli.py says what each is."""
 
-    study: str = "pareto"
-    reducers: str = "all"
-    budgets: str = "0.8,0.65,0.5"
+    study: str | None = None  # None: the first one of the task
+    reducers: str | None = None  # None: the study's, like the next one
+    budgets: str | None = None
     seeds: int = 1
-    task: str = "classification"
+    task: str | None = None  # None: the study's
     dataset: str = "scenes"
     data: str | None = None
-    backbone: str = "scenes_vit"
+    backbone: str | None = None
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -40,47 +43,79 @@ class Options:
     rerun: bool = False
 
     @property
+    def name(self) -> str:
+        """Of the study."""
+        task = self.task or "classification"
+        return self.study or next(name for name, study in STUDIES.items() if study.task == task)
+
+    @property
     def directory(self) -> Path:
-        return self.out or Path("out") / self.study
+        return self.out or Path("out") / self.name
 
 
 def configs_of(options: Options) -> list[RunConfig]:
     """The runs that `options` ask for. Raises ValueError."""
     from studies.datasets import DATASETS
-    from studies.study import STUDIES, plan
+    from studies.study import plan
 
-    one_of("study", options.study, STUDIES)
-    one_of("task", options.task, ["classification"])
+    study = study_of(options)
     one_of("data set", options.dataset, DATASETS)
     one_of("launcher", options.launcher, ["local"])
     one_of("training", options.train, ["none", "recipe"])
-    budgets = parse_budgets(options.budgets)
-    name, _, checkpoint = options.backbone.partition("=")
+    budgets = parse_budgets(options.budgets or study.budgets)
+    name, _, checkpoint = (options.backbone or study.backbone).partition("=")
     return plan(
-        options.study, reducers_of(options), budgets[-1:] if options.quick else budgets, options.seeds,
-        task=options.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
+        options.name, reducers_of(options), budgets[-1:] if options.quick else budgets, options.seeds,
+        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
         data_dir=options.data, device=resolve_device(options.device), quick=options.quick, train=options.train,
         recipe=recipe_of(options),
     )  # fmt: skip
 
 
+def study_of(options: Options) -> Study:
+    """What the study is by default. Raises ValueError for an unknown one, or one of another task."""
+    if options.task is not None:
+        one_of("task", options.task, TASKS)
+    one_of("study", options.name, STUDIES)
+    study = STUDIES[options.name]
+    if options.task not in (None, study.task):
+        others = ", ".join(name for name, other in STUDIES.items() if other.task == options.task)
+        raise ValueError(f"study {options.name} is of task {study.task}; valid for {options.task}: {others}")
+    return study
+
+
+def only_timed(options: Options) -> Bench | None:
+    """What to `bench`, where the study trains nothing."""
+    study = study_of(options)
+    if study.trains:
+        return None
+    values, quick = study.recipes, options.quick
+    return Bench(
+        options.backbone or study.backbone, options.reducers or study.reducers, options.budgets or study.budgets,
+        values.BATCH_SIZES, values.QUICK_IMG_SIZES if quick else values.IMG_SIZES,
+        values.QUICK_ROUNDS if quick else values.ROUNDS, "float32", options.device, False, options.directory,
+        task=study.task, num_classes=values.NUM_CLASSES,
+    )  # fmt: skip
+
+
 def reducers_of(options: Options) -> list[Spec]:
     """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
-    specs = parse(options.reducers)
+    text = options.reducers or STUDIES[options.name].reducers
+    specs = parse(text)
     if options.train == "recipe":
         return specs
     unlearnt = [spec.name for spec in specs if spec.method.learns]
-    if unlearnt and options.reducers.strip() != "all":
+    if unlearnt and text.strip() != "all":
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
     return [spec for spec in specs if not spec.method.learns]
 
 
 def recipe_of(options: Options) -> Recipe:
     """The recipe of the study, or a published one, with the settings of `--set`."""
-    from studies.catalogue import pareto
     from studies.catalogue.recipes import RECIPES
 
-    recipe = pareto.QUICK_FINETUNE if options.quick else pareto.FINETUNE
+    recipes = STUDIES[options.name].recipes
+    recipe = recipes.QUICK_FINETUNE if options.quick else recipes.FINETUNE
     if options.recipe is not None:
         one_of("recipe", options.recipe, RECIPES)
         recipe = RECIPES[options.recipe]
@@ -89,6 +124,8 @@ def recipe_of(options: Options) -> Recipe:
         if not found:
             raise ValueError(f"--set {setting!r} is not key=value")
         recipe = replace_key(recipe, key, value)
+    if STUDIES[options.name].task != "classification" and (recipe.mixup or recipe.cutmix):
+        raise ValueError("mixup and cutmix mix the classes of whole images; a dense task needs --set mixup=0 cutmix=0")
     return recipe
 
 
@@ -113,17 +150,21 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
 
 def preflight(configs: list[RunConfig]) -> str:
     """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
-    from studies.backbones import create_backbone
+    from studies.backbones import create_backbone, sized_for
     from studies.datasets import create_dataset
     from studies.reducers import build
+    from studies.tasks import load_task
 
     first = configs[0]
     data = create_dataset(first)
-    vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint)
-    reachable, floors = False, []
+    dense, reachable, floors = load_task(first.task).DENSE, False, []
+    sized = sized_for(first.backbone, data.image_size) if dense else {}
+    vit = create_backbone(
+        first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized
+    )
     for config in {config.variant: config for config in configs}.values():
         try:
-            build(vit, parse(config.reducer)[0], config.budget)
+            build(vit, parse(config.reducer)[0], config.budget, dense=dense)
             reachable = True
         except Unreachable as error:
             floors.append(str(error))

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IGNORE_INDEX = 255  # label of pixels that count nowhere
+
+
 class Batch(NamedTuple):
     """What every data set yields. Letters: B batch, S image side in pixels, L patches."""
 

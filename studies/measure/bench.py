@@ -35,18 +35,23 @@ def variants_of(specs: list[Spec], budgets: list[float]) -> dict[str, tuple[Spec
     return found
 
 
-def bench(vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], **options: Any) -> dict[str, Any]:
+def bench(
+    vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], dense_output: bool = False, **options: Any
+) -> dict[str, Any]:
     """`time_candidates` of `vit` under each of `variants`. Weights do not matter to speed."""
-    return time_candidates(candidates(vit, variants), **options)
+    return time_candidates(candidates(vit, variants, dense_output), **options)
 
 
-def candidates(vit: nn.Module, variants: dict[str, tuple[Spec, float | None]]) -> Candidates:
-    """`vit` under each of `variants`. A budget that a reducer cannot reach is named with its floor. Raises ValueError
-    where counts of MACs disagree."""
-    found, dense = Candidates({}, {}, [], vit.patch_embed.img_size[0]), dense_macs(vit)
+def candidates(
+    vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], dense_output: bool = False
+) -> Candidates:
+    """`vit` under each of `variants`; `dense_output`: with logits for every pixel. A budget that a reducer cannot reach
+    is named with its floor. Raises ValueError where counts of MACs disagree."""
+    dense = dense_macs(vit, decoder=dense_output)
+    found = Candidates({}, {}, [], vit.patch_embed.img_size[0])
     for name, (spec, budget) in variants.items():
         try:
-            model = build(vit, spec, budget).model.fold().eval()
+            model = build(vit, spec, budget, dense=dense_output).model.fold().eval()
         except Unreachable as error:
             found.unreachable.append({"variant": name, "floor": error.floor})
             continue

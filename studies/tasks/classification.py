@@ -6,9 +6,7 @@ Letters: B batch, C classes, D width, L patches, n test items.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +15,11 @@ from cropr.objective import Counts, Criterion, CrossEntropy, Term, Terms
 from cropr.vit import ReducedViT
 from studies.data import Batch
 from studies.distributed import ALONE, World
+from studies.tasks import Evaluation
 
-__all__ = ["BackboneObjective", "Evaluation", "criterion", "evaluate"]
+__all__ = ["DENSE", "METRIC", "BackboneObjective", "criterion", "eval_batch", "evaluate"]
+
+METRIC, DENSE = "top1", False
 
 
 def criterion(label_smoothing: float = 0.0) -> Criterion:
@@ -57,11 +58,9 @@ class BackboneObjective(nn.Module):
         return {"label": self.criterion.count(batch.target), "patch": patches}
 
 
-class Evaluation(NamedTuple):
-    """Metrics of a split and, per item, what they were made of."""
-
-    metrics: dict[str, float]  # top1 (share), loss (nats)
-    predictions: dict[str, np.ndarray]  # item, cluster, target, prediction: [n] int64
+def eval_batch(image_size: int) -> int:
+    """Images of a batch in evaluation."""
+    return 250
 
 
 @torch.inference_mode()
@@ -73,7 +72,7 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world`
-    have. Predictions are in the order of items."""
+    have: top1 (share), loss (nats). Predictions hold the `target` and the `prediction` [n], in the order of items."""
     model.eval()
     columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": []}
     losses = []

@@ -81,3 +81,17 @@ def test_every_combination_is_kept_and_reported(tmp_path):
 def test_bad_sizes(option, value, words):
     done = study("bench", "--backbone", "scenes_vit", option, value)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr
+
+
+def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
+    args = ("run", "resolution", "--quick", "--backbone", "test_vit", "--reducers", "random,cropr", "--out", tmp_path)
+    done = study(*args)
+    assert done.returncode == 0, done.stderr
+    records = load_records(tmp_path).speeds.values()
+    assert sorted(record["img_size"] for record in records) == [64, 96] and not (tmp_path / "runs").exists()
+    for record in records:
+        patches = (record["img_size"] // 16) ** 2
+        assert record["task"] == "segmentation"
+        assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
+    table = (tmp_path / "report" / "table.md").read_text()
+    assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table

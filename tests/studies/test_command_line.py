@@ -24,7 +24,15 @@ from command_line import ROOT, TINY, study
         (("run", "--dataset", "scene"), ["'scene'", "scenes"]),
         (("run", "--dataset", "imagenet", "--data", "/nowhere", "--backbone", "vit_tiny_patch16_224"), ["/nowhere"]),
         (("run", "--backbone", "vit_tinny_patch16_224"), ["vit_tiny_patch16_224"]),
-        (("run", "--task", "segmentation"), ["'segmentation'", "classification"]),
+        (("run", "--task", "segmentatoin"), ["'segmentatoin'", "Did you mean segmentation"]),
+        (
+            ("run", "pareto", "--task", "segmentation"),
+            ["study pareto is of task", "segmentation, fusion"],
+        ),
+        (("run", "--task", "segmentation", "--recipe", "cropr"), ["mixup"]),
+        (("run", "fusion", "--reducers", "cropr:fusion=lff"), ["'lff'", "llf, none, concat"]),
+        (("run", "--reducers", "cropr:fusion=concat"), ["fusion=concat", "dense"]),
+        (("run", "--task", "segmentation", "--dataset", "ade20k"), ["--data"]),
         (("run", "--recipe", "crop"), ["'crop'", "cropr", "evit"]),
         (("run", "--set", "epoch=3"), ["'epoch'", "epochs"]),
         (("status", "/nowhere"), ["/nowhere"]),
@@ -82,6 +90,20 @@ def test_run_stop_continue_and_repeat(tmp_path):
     assert {row["state"] for row in status} == {"done"}
     other = study("run", "--quick", "--reducers", "none", "--set", "lr=0.1", "--out", out)
     assert other.returncode == 2 and "another study" in other.stderr
+
+
+def test_segmentation_from_the_command_to_the_report(tmp_path):
+    out = tmp_path / "out"
+    done = study("run", "--task", "segmentation", "--quick", "--reducers", "none,cropr", *TINY, "--out", out)
+    assert done.returncode == 0, done.stderr
+    records = {path.parent: json.loads(path.read_text()) for path in out.glob("runs/*/result.json")}
+    assert {record["variant"] for record in records.values()} == {"none", "cropr@0.65"}
+    for folder, record in records.items():
+        assert record["task"] == "segmentation" and 0 < record["metrics"]["final"]["miou"] < 1
+        scores = json.loads(study("evaluate", folder / "model").stdout)
+        assert scores["miou"] == record["metrics"]["final"]["miou"] and scores["num_items"] == record["num_items"]
+    table = (out / "report" / "table.md").read_text()
+    assert "mIoU, %" in table and "decoder, GMACs" in table
 
 
 def test_list_is_one_json_document():

@@ -1,0 +1,16 @@
+"""Cost and speed of every reducer against the size of the image, with random weights and the decoder of segmentation.
+
+Claim: the larger the image, the more a reducer saves beyond its share of the MACs at a small one: attention is
+quadratic in the patches, and choosing them is linear.
+Source: arXiv 2412.00965, throughput at 224, 512 and 1,536 px.
+Command: `cropr-study run resolution`
+Values: ViT-S/16 and 150 classes, as on ADE20k, from 224 to 1,024 px. Memory is measured on a GPU only.
+"""
+
+from __future__ import annotations
+
+BACKBONE, NUM_CLASSES = "vit_small_patch16_224", 150
+IMG_SIZES = "224,384,512,768,1024"
+BUDGETS = "0.65"
+BATCH_SIZES, ROUNDS = "1", 10
+QUICK_IMG_SIZES, QUICK_ROUNDS = "64,96", 2
