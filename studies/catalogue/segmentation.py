@@ -1,11 +1,15 @@
 """Accuracy against cost of every reducer in semantic segmentation.
 
 Claim: with last-layer fusion Cropr at 0.65 of the dense MACs stays within 1.5 mIoU of the dense model.
-Source: arXiv 2412.00965, Table 4 (ADE20k, EVA-02-L: 56.7 of 56.8 mIoU), at the size of a laptop: one to four
+Source: arXiv 2412.00965 (ADE20k, EVA-02-L: 56.7 of 56.8 mIoU), at the size of a laptop: one to four
 handwritten digits on a photograph, eleven classes, the background among them.
 Command: `cropr-study run segmentation`
+Expected: Cropr at 0.65 within 1.5 mIoU of dense over three seeds, random pruning on the same schedule below it.
+Time: about 12 minutes on 2 cores for one seed, by the CPU seconds of an epoch (dense 6.5 to train and 5 to evaluate,
+Cropr 7.5 and 3.5, DynamicViT 11 and 4, the others 5 and 3.5).
 Values: the backbone learns the pixels' classes; every model is then fine-tuned on the same, with the same data in the
-same order and the same learning rate. Cropr and random pruning have the paper's curriculum of pruning rates.
+same order and by the recipe of the default study, which was chosen there. Cropr and random pruning have the paper's
+curriculum of pruning rates.
 """
 
 from __future__ import annotations
