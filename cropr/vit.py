@@ -204,8 +204,8 @@ class ReducedViT(nn.Module):
         tokens = self._through_block(i, block, tokens, grid_rope)
         if before.policy is None or not self.tracks:
             return tokens
-        # Masked training of what comes back: marked tokens stay as they were, like dropped ones at inference. The mask
-        # is that of this block's attention, which is also that of what a reducer behind it has still to decide.
+        # Masked training of what comes back: tokens that were marked before this block stay as they were, like dropped
+        # ones at inference. Those that the reducer behind it marks have gone through it.
         keep = before.policy.to(tokens.x.dtype).unsqueeze(-1)
         patches = keep * tokens.patches + (1 - keep) * before.patches
         return replace(tokens, x=torch.cat([tokens.x[:, : tokens.num_prefix], patches], dim=1))
