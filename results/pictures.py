@@ -1,4 +1,5 @@
-"""Pictures of what becomes of an image's patches: one row for each model, one column for each block that changes any.
+"""Pictures of what becomes of an image's patches: one row for each model, one column for each block that changes any,
+and behind them maps of what it predicts, where it predicts pixels.
 
 Dropped patches fade to white and are crossed out. Patches that were merged have the mean colour of their group and a
 line around it.
@@ -38,6 +39,7 @@ class Row:
     image: np.ndarray  # [h, w, 3] in 0..1
     held: np.ndarray  # [depth, L] behind each block the position that stands for each one; -1: dropped
     grid: tuple[int, int]  # rows and columns
+    maps: tuple[tuple[str, np.ndarray], ...] = ()  # title and [h, w, 3] in 0..1 of what stands behind the blocks
 
 
 def changed_blocks(held: np.ndarray) -> list[int]:
@@ -81,7 +83,8 @@ def strokes(held: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def draw_rows(rows: Sequence[Row], title: str) -> Figure:
     """The picture of one image under several models."""
     blocks = sorted({block for row in rows for block in changed_blocks(row.held)})
-    width = _LABEL_IN + _CELL_IN * (1 + len(blocks))
+    columns = 1 + len(blocks) + max(len(row.maps) for row in rows)
+    width = _LABEL_IN + _CELL_IN * columns
     height = _TITLE_IN + (_CELL_IN + _TITLE_IN) * len(rows)
     with rc_context(RC):
         figure = Figure(figsize=(width, height))
@@ -90,13 +93,19 @@ def draw_rows(rows: Sequence[Row], title: str) -> Figure:
         for y, row in enumerate(rows):
             bottom = height - _TITLE_IN - (y + 1) * (_CELL_IN + _TITLE_IN)
             changed = changed_blocks(row.held)
-            for x, block in enumerate([None, *blocks]):
-                if block is not None and block not in changed:
-                    continue
-                left = _LABEL_IN + x * _CELL_IN
-                size = 0.94 * _CELL_IN
-                axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
-                _draw_cell(axes, row, block)
+            size = 0.94 * _CELL_IN
+            boxes = [
+                ((_LABEL_IN + x * _CELL_IN) / width, bottom / height, size / width, size / height)
+                for x in range(columns)
+            ]
+            for box, block in zip(boxes, [None, *blocks], strict=False):
+                if block is None or block in changed:
+                    _draw_cell(figure.add_axes(box), row, block)
+            for box, (name, picture) in zip(boxes[1 + len(blocks) :], row.maps, strict=False):
+                axes = figure.add_axes(box)
+                axes.set_axis_off()
+                axes.imshow(picture, interpolation="nearest")
+                axes.set_title(name, fontsize=6, pad=2)
             _write_label(figure, row, 0.05 / width, (bottom + _CELL_IN / 2) / height)
     return figure
 

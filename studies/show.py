@@ -22,6 +22,7 @@ from results.pictures import Row
 from results.store import load_records, read_json
 from studies.backbones import create_backbone
 from studies.config import from_dict
+from studies.data import IGNORE_INDEX
 from studies.data.transforms import eval_transform
 from studies.datasets import create_dataset
 from studies.deploy import load
@@ -29,14 +30,16 @@ from studies.measure.bench import variants_of
 from studies.nearest import nearest
 from studies.reducers import METHODS, Spec, build
 
-__all__ = ["Trace", "default_runs", "holders", "rows_of_image", "rows_of_study", "trace"]
+__all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
+
+GREY, RED = 0.6, np.array([0.8, 0.1, 0.1])
 
 
 @dataclass(frozen=True)
 class Trace:
     """What a model made of a batch."""
 
-    logits: Tensor  # [B, C]
+    logits: Tensor  # [B, C], or [B, C, h, w] of a dense model
     held: Tensor  # [B, depth, L] see `holders`
 
 
@@ -55,7 +58,8 @@ def trace(model: ReducedViT, images: Tensor) -> Trace:
         for hook in hooks:
             hook.remove()
     depth = len(model.vit.blocks)
-    states[depth - 1] = tokens  # last-layer fusion brings patches back without a reducer
+    if model.llf or not states:
+        states[depth - 1] = tokens  # last-layer fusion brings patches back without a reducer
     return Trace(model.forward_head(tokens), holders(states, depth))
 
 
@@ -122,12 +126,29 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
         name = record["label"] + ("" if budget is None else f" at {budget:g}") + f"\nseed {record['seed']}"
         found = trace(model, batch.images)
         for i, item in enumerate(items):
-            true, said = (data.classes[int(n)] for n in (batch.target[i], found.logits[i].argmax()))
             held = found.held[i].numpy()
+            if model.dense:
+                maps, right = pixel_maps(batch.target[i].numpy(), found.logits[i].argmax(0).numpy())
+                rows[item].append(Row(name, f"{right:.1%} of pixels", None, pixels[i], held, model.grid_size, maps))
+                continue
+            true, said = (data.classes[int(n)] for n in (batch.target[i], found.logits[i].argmax()))
             rows[item].append(
                 Row(name, f"true {true}, predicted {said}", said == true, pixels[i], held, model.grid_size)
             )
     return rows
+
+
+def pixel_maps(true: np.ndarray, said: np.ndarray) -> tuple[tuple[tuple[str, np.ndarray], ...], float]:
+    """Pictures [h, w, 3] of labels, predictions and errors (red) of masks [h, w], and the share of labelled pixels that
+    are right. A class has one colour, class 0 is black; grey: no label."""
+    turn = np.arange(IGNORE_INDEX + 1)[:, None] * 0.381966 + np.array([0, 1 / 3, 2 / 3])  # golden angle
+    colours = 0.5 + 0.5 * np.cos(2 * np.pi * turn)
+    colours[0], colours[IGNORE_INDEX] = 0, GREY
+    labelled, wrong = true != IGNORE_INDEX, true != said
+    errors = np.where((labelled & wrong)[..., None], RED, np.where(labelled[..., None], 1.0, GREY))
+    return (("labels", colours[true]), ("predicted", colours[said]), ("errors", errors)), float(
+        1 - wrong[labelled].mean()
+    )
 
 
 def rows_of_image(

@@ -15,6 +15,7 @@ from cropr.dense_objective import CroprDenseObjective, DenseObjective
 from cropr.macs import count
 from cropr.objective import weighted_loss
 from results.frames import METRIC
+from results.pictures import Row, draw_rows
 from studies import deploy
 from studies.backbones import create_backbone, sized_for
 from studies.catalogue import fusion, segmentation
@@ -25,6 +26,7 @@ from studies.datasets import create_dataset
 from studies.measure.flops import check_macs
 from studies.reducers import build, make_objective, parse
 from studies.run import execute, train_backbone
+from studies.show import pixel_maps, trace
 from studies.study import STUDIES
 from studies.tasks import TASKS, load_task
 from studies.tasks.segmentation import criterion, evaluate, predict
@@ -271,6 +273,33 @@ def test_a_run_leaves_what_the_report_needs(tmp_path):
         assert arrays["confusion"].shape == (2250, 11, 11) and arrays["confusion"].sum() == 2250 * 32 * 32
     classes = config(task="classification", recipe=recipe, backbone_recipe=recipe)
     assert classes.id != run.id
+
+
+def test_show_draws_masks_kept_patches_and_errors():
+    data = create_dataset(config())
+    batch = data.test_items([0, 3])
+    true = batch.target[1].numpy()
+    said = true.copy()
+    said[:4] = 5
+    true[-2:] = 255
+    maps, right = pixel_maps(true, said)
+    labels, predicted, errors = (picture for _, picture in maps)
+    assert right == pytest.approx((true == said)[true != 255].mean())
+    assert (labels[true == 0] == 0).all() and (labels[true == 255] == errors[-1, 0]).all()
+    assert (predicted[:4] == predicted[0, 0]).all() and (errors[true == said] == 1).all()
+    colours = {tuple(pixel_maps(np.full((1, 1), c), np.full((1, 1), c))[0][0][1][0, 0].round(2)) for c in range(11)}
+    assert len(colours) == 11
+    for text in ("cropr", "cropr:fusion=concat", "tome"):
+        model = build(small(), parse(text)[0], 0.65, dense=True).model.eval()
+        found = trace(model, batch.images)
+        assert found.logits.shape == (2, 11, 32, 32)
+        behind = [after - 1 for _, _, after in model.token_counts()]
+        live = [(held == torch.arange(64)).sum().item() for held in found.held[0]]
+        assert live == behind
+    row = Row("Cropr", "90 % of pixels", None, np.zeros((32, 32, 3)), found.held[0].numpy(), (8, 8), maps)
+    figure = draw_rows([row, dataclasses.replace(row, maps=())], "test item 3")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [titles.count(name) for name in ("labels", "predicted", "errors")] == [1, 1, 1]
 
 
 def test_the_published_recipe():
