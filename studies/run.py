@@ -246,7 +246,7 @@ def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
 
 
 def train_backbone(config: RunConfig, out: Path, num_threads: int) -> None:
-    """Train the backbone of `config`, unless it is there: class and patch labels, on the data set itself."""
+    """Train the backbone of `config` for its task, on the data set itself, unless it is there."""
     assert config.backbone_recipe is not None
     folder = backbone_dir(config, out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,9 @@ def recipe_of(options: Options) -> Recipe:
             raise ValueError(f"--set {setting!r} is not key=value")
         recipe = replace_key(recipe, key, value)
     if STUDIES[options.name].task != "classification" and (recipe.mixup or recipe.cutmix):
-        raise ValueError("mixup and cutmix mix the classes of whole images; a dense task needs --set mixup=0 cutmix=0")
+        raise ValueError(
+            "mixup and cutmix mix classes of whole images; a dense task needs --set mixup=0 --set cutmix=0"
+        )
     return recipe
 
 

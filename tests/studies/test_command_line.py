@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from command_line import ROOT, TINY, study
 
@@ -24,7 +25,7 @@ from command_line import ROOT, TINY, study
         (("run", "--dataset", "scene"), ["'scene'", "scenes"]),
         (("run", "--dataset", "imagenet", "--data", "/nowhere", "--backbone", "vit_tiny_patch16_224"), ["/nowhere"]),
         (("run", "--backbone", "vit_tinny_patch16_224"), ["vit_tiny_patch16_224"]),
-        (("run", "--task", "segmentatoin"), ["'segmentatoin'", "Did you mean segmentation"]),
+        (("run", "--task", "segmentatoin"), ["'segmentatoin'", "did you mean segmentation"]),
         (
             ("run", "pareto", "--task", "segmentation"),
             ["study pareto is of task", "segmentation, fusion"],
@@ -102,6 +103,11 @@ def test_segmentation_from_the_command_to_the_report(tmp_path):
         assert record["task"] == "segmentation" and 0 < record["metrics"]["final"]["miou"] < 1
         scores = json.loads(study("evaluate", folder / "model").stdout)
         assert scores["miou"] == record["metrics"]["final"]["miou"] and scores["num_items"] == record["num_items"]
+        assert record["macs_g"]["decoder"] == pytest.approx(64 * 96 * 11 / 1e9) and record["fusion"] == "llf"
+        with np.load(folder / "predictions.npz") as arrays:
+            assert arrays["confusion"].shape == (2250, 11, 11) and arrays["confusion"].sum() == 2250 * 32 * 32
+    (cropr,) = (record for record in records.values() if record["reducer"] == "cropr")
+    assert sum(cropr["curriculum"]["evaluated_with_removed_per_module"]) == 64 - cropr["schedule"][3]
     table = (out / "report" / "table.md").read_text()
     assert "mIoU, %" in table and "decoder, GMACs" in table
 
