@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["device_name", "peak_memory_mib", "seconds"]
 
@@ -29,19 +32,32 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory_mib(model: nn.Module, images: Tensor) -> float | None:
-    """What `model` would take alone: its weights, the images, and the most that a pass adds. None on a CPU, where
-    PyTorch keeps no account and the peak of the process belongs to all variants together."""
-    if images.device.type != "cuda":
-        return None
+def peak_memory_mib(model: nn.Module, images: Tensor) -> float:
+    """What `model` would take alone: its weights, the images, and the most that a pass adds, as PyTorch's allocators of
+    the device count it (what libraries take for themselves is not in it)."""
+    held = {x.data_ptr(): x.nbytes for x in (*model.parameters(), *model.buffers())}
+    added = added_on_gpu(model, images) if images.device.type == "cuda" else added_on_cpu(model, images)
+    return (added + sum(held.values()) + images.nbytes) / 2**20
+
+
+def added_on_gpu(model: nn.Module, images: Tensor) -> int:
+    """The most bytes that a pass holds at once."""
     synchronize(images.device)
     torch.cuda.reset_peak_memory_stats(images.device)
     before = torch.cuda.memory_allocated(images.device)
     model(images)
     synchronize(images.device)
-    held = {x.data_ptr(): x.nbytes for x in (*model.parameters(), *model.buffers())}
-    added = torch.cuda.max_memory_allocated(images.device) - before
-    return (added + sum(held.values()) + images.nbytes) / 2**20
+    return torch.cuda.max_memory_allocated(images.device) - before
+
+
+def added_on_cpu(model: nn.Module, images: Tensor) -> int:
+    """The same, from the profiler's record of every allocation: the CPU's allocator keeps no account of its own."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at its first use; it writes notices to stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model(images)
+    recorded = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in recorded if event.name() == "[memory]")
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def device_name(device: str) -> str:

@@ -14,6 +14,7 @@ from cropr import cropr
 from cropr.vit import ReducedViT
 from results.frames import speed_frame
 from results.store import Records
+from studies.measure.clock import peak_memory_mib
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
 from studies.measure.throughput import check_record, compiling, flag_speedup, measure, round_orders
@@ -65,7 +66,28 @@ def test_record_is_what_the_report_reads(record):
         f"{key}_{part}" for key in ("images_per_s", "ratio_to_dense", "latency_ms") for part in ("p5", "median", "p95")
     ]
     assert np.isfinite(frame[figures].to_numpy()).all()
-    assert frame["peak_memory_mib"].isna().all()  # nobody can tell on a CPU
+    assert (frame["peak_memory_mib"] > 4 * 3 * 16 * 16 * 4 / 2**20).all()  # the images alone
+
+
+class Holding(nn.Module):
+    """Holds three times its input at once, next to a weight as large."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros_like(images))
+
+    def forward(self, images):
+        x = images + 1
+        x = x + 1  # twice, then once
+        return torch.cat([x, x])
+
+
+def test_peak_memory_is_that_of_weights_images_and_what_a_pass_holds():
+    images = torch.zeros(2, 3, 128, 128)
+    with torch.inference_mode():
+        found = peak_memory_mib(Holding(images), images)
+        assert found * 2**20 == pytest.approx(5 * images.nbytes, rel=0.01)
+        assert peak_memory_mib(nn.Identity(), images) * 2**20 == images.nbytes
 
 
 def test_figures_follow_from_samples(record):
