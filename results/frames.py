@@ -63,9 +63,8 @@ def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
     for study, name in zip(studies, study_names(studies), strict=True):
         for timing, record in study.speeds.items():
             finished = str(record.get("provenance", {}).get("finished", ""))
-            setting = {"study": timed_name(study, name, record), "timing": timing, "finished": finished} | {
-                key: record.get(key) for key in _SETTING
-            }
+            identity = {"study": timed_name(study, name, record), "directory": name, "timing": timing}
+            setting = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
             rows += [setting | _timed_row(variant) for variant in record["variants"]]
     if not rows:
         return pd.DataFrame()
@@ -141,6 +140,7 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
         "label": variant.get("label", variant["variant"]),
         **spread,
         "peak_memory_mib": _number(variant, "peak_memory_mib"),
+        "macs_g": _number(variant.get("macs_g") or {}, "total"),
         "flags": "; ".join(variant.get("flags", [])),
     }
 

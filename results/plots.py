@@ -5,6 +5,7 @@ same bytes.
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from results.labels import Label, write_labels
 from results.panels import Panel
 from results.tables import METRIC_NAME
 
-__all__ = ["DPI", "RC", "caption", "draw", "figure_bytes"]
+__all__ = ["DPI", "RC", "caption", "curve_styles", "draw", "figure_bytes"]
 
 DPI = 300
 _SIZE_IN = (3.4, 2.6)
@@ -105,6 +106,9 @@ class _Style:
     dense: bool = False
 
 
+_DENSE = _Style("black", "*", "", dense=True)
+
+
 def _styles(points: pd.DataFrame) -> dict[str, _Style]:
     """Styles of the curves that get a name: all of them, or the dense model and those on the front if they are many."""
     dense = points.loc[points["reducer"] == "none", "curve"].unique()
@@ -112,11 +116,17 @@ def _styles(points: pd.DataFrame) -> dict[str, _Style]:
     curves = others["curve"].unique()
     if len(curves) > _MAX_CURVES:
         curves = others.loc[others["on_front"], "curve"].unique()[:_MAX_CURVES]
-    styles = {curve: _Style("black", "*", "", dense=True) for curve in dense}
-    return styles | {
-        curve: _Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
-        for i, curve in enumerate(sorted(curves))
+    return {curve: _DENSE for curve in dense} | curve_styles(curves)
+
+
+def curve_styles(names: Iterable[str]) -> dict[str, _Style]:
+    """A colour, a marker and a dash for each name; black stars for the dense model where it is among them."""
+    others = sorted(name for name in names if name != "none")
+    styles = {
+        name: _Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+        for i, name in enumerate(others)
     }
+    return styles | ({"none": _DENSE} if "none" in names else {})
 
 
 def _dodge(x: pd.Series, curve: pd.Series, styles: dict[str, _Style]) -> pd.Series:

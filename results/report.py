@@ -49,7 +49,7 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     title = notes.title_of(variants)
     below = [*notes.footnotes(runs, variants, speeds, replicates), *notes.missing_notes(studies)]
 
-    figures = _figures(summary, title, published)
+    figures = _figures(summary, speeds, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
     text = tables.markdown(summary, below, title)
     if 0 < len(pairs) <= _MAX_PAIRS:
@@ -74,18 +74,23 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     return Report(tuple(paths), summary, tuple(below), terminal)
 
 
-def _figures(summary: pd.DataFrame, title: str, published: bool) -> dict[str, tuple[str, dict[str, bytes]]]:
+def _figures(
+    summary: pd.DataFrame, speeds: pd.DataFrame, title: str, published: bool
+) -> dict[str, tuple[str, dict[str, bytes]]]:
     """Caption and files (by kind) of every figure that has something to show."""
-    from results import panels, plots  # matplotlib is half of the imports
+    from results import panels, plots, scaling  # matplotlib is half of the imports
 
+    scaled = scaling.draw_scaling(speeds, title)
     drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS}
     if published:
         rows = published_points(summary)
         at_zero = summary["difference_points"].mask(summary["reducer"] == "none", 0.0)  # dense minus itself
         relative = summary.assign(difference_points=at_zero)
         drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
+    found = {panel.name: (plots.caption(panel, summary), figure) for panel, figure in drawn.items()}
+    found["scaling_img_size"] = (scaling.CAPTION, scaled)
     return {
-        panel.name: (plots.caption(panel, summary), {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg")})
-        for panel, figure in drawn.items()
+        name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg")})
+        for name, (caption, figure) in found.items()
         if figure is not None
     }

@@ -4,7 +4,7 @@ Claim: the larger the image, the more a reducer saves beyond its share of the MA
 quadratic in the patches, and choosing them is linear.
 Source: arXiv 2412.00965, where a whole detector of 1,536 px is 1.9 times as fast and its encoder 2.4 times.
 Command: `cropr-study run resolution`
-Values: ViT-S/16 and 150 classes, as on ADE20k, from 224 to 1,024 px. Memory is measured on a GPU only.
+Values: ViT-S/16 and 150 classes, as on ADE20k, from 224 to 1,024 px.
 """
 
 from __future__ import annotations
