@@ -103,6 +103,7 @@ METHODS: dict[str, Method] = {
         {"ratio_weight": float, "distill_weight": float, "token": str, "batch_mean": boolean},
         {**_FUSION, "policy": str},
         learns=True,
+        version=2,
     ),
 }
 
