@@ -6,10 +6,13 @@ Nothing heavy is imported until a command runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from time import sleep
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +26,7 @@ app = typer.Typer(
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 SETTINGS = "settings of the recipe"  # what the configuration file says of it, in the context of the command
+WATCH_S = 5.0
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
 DatasetOption = Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")]
@@ -54,8 +58,29 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-@app.command()
-def run(
+def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of each group, a function that makes one value of them; it takes that value."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        keys = {name: list(signature(group).parameters) for name, group in groups.items()}
+        parameters = [p for group in groups.values() for p in signature(group, eval_str=True).parameters.values()]
+        parameters += [p for n, p in signature(command, eval_str=True).parameters.items() if n not in groups]
+
+        @wraps(command)
+        def called(**values: Any) -> None:
+            with usage_errors():
+                made = {name: groups[name](**{key: values.pop(key) for key in own}) for name, own in keys.items()}
+            command(**values, **made)
+
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters]
+        called.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in parameters}
+        return called
+
+    return decorate
+
+
+def study_options(
     context: typer.Context,
     study: Annotated[
         str | None, typer.Argument(help="A study of the catalogue [default: pareto, or the task's].")
@@ -72,33 +97,66 @@ def run(
     backbone: Annotated[
         str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE [default: the study's].")
     ] = None,
-    launcher: Annotated[str, typer.Option(help="local")] = "local",
     out: Annotated[Path | None, typer.Option(help="Record directory [default: out/STUDY].")] = None,
     device: DeviceOption = "auto",
     train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
     recipe: Annotated[
         str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit [default: the study's].")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes [default: one a core; on a GPU 1].")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and do nothing.")] = False,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(
             callback=from_file, is_eager=True, help="TOML: these options, and a table [set]; what is typed wins."
         ),
     ] = None,
+) -> dict[str, Any]:
+    """What a study is."""
+    values = {key: value for key, value in locals().items() if key not in ("context", "config")}
+    return values | {"settings": [*context.meta.get(SETTINGS, []), *(settings or [])]}
+
+
+def slurm_options(
+    profile: Annotated[str | None, typer.Option(help="Slurm: a cluster's TOML file, by name or path.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Slurm: features of the node.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Slurm: GPUs a node, with a process each.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Slurm: CPUs a process.")] = None,
+    mem: Annotated[str | None, typer.Option(help="Slurm: memory a node, such as 32G.")] = None,
+    time: Annotated[int | None, typer.Option(min=1, help="Slurm: minutes a job; it is requeued then.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Slurm: nodes a job.")] = None,
+    throttle: Annotated[int | None, typer.Option(min=1, help="Slurm: jobs of an array at a time.")] = None,
+    runs_per_job: Annotated[int | None, typer.Option(min=1, help="Slurm: runs that a job does in turn.")] = None,
+    setup: Annotated[list[str] | None, typer.Option(help="Slurm: a line of shell before Python starts.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: any other key=value of sbatch.")] = None,
+) -> tuple[str | None, dict[str, Any]]:
+    """What a job asks Slurm for: the profile, and what goes over it by submitit's names."""
+    from studies.commands.cluster import slurm_options as named
+
+    return profile, named(**{key: value for key, value in locals().items() if key not in ("profile", "named")})
+
+
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@app.command()
+@with_options(study=study_options, slurm=slurm_options)
+def run(
+    study: dict[str, Any],
+    slurm: tuple[str | None, dict[str, Any]],
+    launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes [default: one a core; on a GPU 1].")] = None,
+    dry_run: DryRunOption = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
     from studies.commands.run import Options, configs_of, execute, only_timed, prepare
 
-    options = Options(
-        study, reducers, budgets, seeds, task, dataset, data, backbone, launcher, out, device, train, recipe, jobs,
-        [*context.meta.get(SETTINGS, []), *(settings or [])], quick, rerun,
-    )  # fmt: skip
+    options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         timing = only_timed(options)
         if timing is not None:
@@ -112,13 +170,18 @@ def run(
     with usage_errors():
         configs = configs_of(options)
         if dry_run:
-            typer.echo("\n".join(config.id for config in configs))
+            print_dry_run(configs, options)
             return
         prepare(configs, options)
     try:
-        failed = execute(configs, options)
+        with usage_errors():
+            failed = execute(configs, options)
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to continue", err=True)
+        if launcher == "slurm":
+            where = options.directory
+            typer.echo(f"the jobs go on: cropr-study status {where}; cropr-study cancel {where} ends them", err=True)
+        else:
+            typer.echo("stopped; run the same command again to continue", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if failed:
         where = options.directory / "runs" / "ID" / "failure.json"
@@ -126,6 +189,36 @@ def run(
     print_report([options.directory], code=FAILED)
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+@with_options(study=study_options, slurm=slurm_options)
+def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
+    """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
+    from studies.commands.cluster import submitted_lines
+    from studies.commands.run import Options, configs_of, prepare
+    from studies.profile import resources
+    from studies.slurm import submit as send
+
+    options = Options(**study, launcher="slurm", profile=slurm[0], slurm=slurm[1])
+    with usage_errors():
+        configs = configs_of(options)
+        if dry_run:
+            print_dry_run(configs, options)
+            return
+        prepare(configs, options)
+        done = send(configs, options.directory, resources(*slurm))
+    typer.echo("\n".join(submitted_lines(done, options.directory)))
+
+
+def print_dry_run(configs: list, options: Any) -> None:
+    """The runs, and on Slurm the scripts and an estimate."""
+    typer.echo("\n".join(config.id for config in configs))
+    if options.launcher == "slurm":
+        from studies.commands.cluster import dry_run
+        from studies.profile import resources
+
+        typer.echo(dry_run(configs, options.directory, resources(options.profile, options.slurm)))
 
 
 @app.command()
@@ -191,14 +284,55 @@ def evaluate(
 
 
 @app.command()
-def status(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
-    """What is done, running, failed or pending."""
-    from studies.commands.records import status as states
+def status(
+    directory: DirectoryArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until nothing goes on.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What is done, running (epoch, time left, images per second), queued, failed (why, and its log) or pending."""
+    from dataclasses import asdict
+
+    from studies.commands.cluster import status_lines
+    from studies.progress import going_on, survey
+
+    while True:
+        with usage_errors():
+            rows = survey(directory)
+        lines = "\n".join(status_lines(rows, directory))
+        typer.echo(json.dumps([asdict(row) for row in rows]) if as_json else lines)
+        if not (watch and going_on(rows)):
+            return
+        sleep(WATCH_S)
+
+
+@app.command()
+def cancel(directory: DirectoryArgument) -> None:
+    """End the Slurm jobs of a study; what is finished is kept."""
+    from studies.commands.cluster import cancel as end
 
     with usage_errors():
-        rows = states(directory)
-    lines = "\n".join(f"{row['state']:<12} {row['id']}  {row['detail']}" for row in rows)
-    typer.echo(json.dumps(rows) if as_json else lines)
+        typer.echo(end(directory))
+
+
+@app.command()
+def logs(directory: DirectoryArgument, run: Annotated[str, typer.Argument(help="A run, or how it begins.")]) -> None:
+    """The error of a run and the logs of its job."""
+    from studies.commands.cluster import log_text
+
+    with usage_errors():
+        typer.echo(log_text(directory, run))
+
+
+@app.command()
+@with_options(slurm=slurm_options)
+def retry(directory: DirectoryArgument, slurm: tuple[str | None, dict[str, Any]]) -> None:
+    """Submit the failed runs of a study to Slurm again, asking for the same as before but for the options given."""
+    from studies.commands.cluster import retry as again
+    from studies.commands.cluster import submitted_lines
+
+    with usage_errors():
+        done = again(directory, slurm[1], slurm[0])
+    typer.echo("\n".join(submitted_lines(done, directory)))
 
 
 @app.command()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA", "STALE_AFTER_S", "Claim", "ClaimedElsewhere", "CorruptRecord", "Records", "RunStatus", "State",
-    "append_line", "holder", "load_records", "read_json", "read_lines", "read_predictions", "read_result",
+    "append_line", "holder", "last_error", "load_records", "read_json", "read_lines", "read_predictions", "read_result",
     "run_status", "write_bytes", "write_failure", "write_json", "write_text",
 ]  # fmt: skip
 
@@ -105,6 +105,14 @@ def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any]) -
     )
 
 
+def last_error(run_dir: Path) -> str:
+    """The last line of the error in failure.json. Raises FileNotFoundError where there is none."""
+    try:
+        return _last_line(read_json(run_dir / "failure.json"))
+    except CorruptRecord as error:
+        return str(error)
+
+
 def run_status(run_dir: Path, is_gone: IsGone | None = None, stale_after_s: float = STALE_AFTER_S) -> RunStatus:
     """State of a run. A finished result outlives everything; a failed run that is being tried again is running.
     `is_gone` and `stale_after_s` as in `Claim`."""
@@ -175,12 +183,9 @@ def _unfinished_status(run_dir: Path, is_gone: IsGone | None = None, stale_after
     if owner is not None:
         return RunStatus("running", str(owner))
     try:
-        failure = read_json(run_dir / "failure.json")
-        return RunStatus("failed", _last_line(failure))
+        return RunStatus("failed", last_error(run_dir))
     except FileNotFoundError:
         return RunStatus("pending")
-    except CorruptRecord as error:
-        return RunStatus("failed", str(error))
 
 
 def _last_line(failure: Any) -> str:

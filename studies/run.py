@@ -7,9 +7,9 @@ import io
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
 from cropr.objective import Objective
 from cropr.vit import ReducedViT
-from results.store import SCHEMA, Claim, run_status, write_bytes, write_failure, write_json
+from results.store import (
+    SCHEMA,
+    Claim,
+    ClaimedElsewhere,
+    last_error,
+    run_status,
+    write_bytes,
+    write_failure,
+    write_json,
+)
 from studies.backbones import create_backbone, sized_for
 from studies.config import RunConfig
 from studies.datasets import create_dataset
@@ -33,51 +42,119 @@ from studies.measure.flops import check_macs
 from studies.provenance import now, provenance
 from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
 from studies.tasks import Evaluation, load_task
-from studies.train import Trainer
+from studies.train import Stopped, Trainer
 
-__all__ = ["backbone_dir", "execute", "make_backbone", "train_backbone"]
+__all__ = ["BackboneFailed", "Host", "backbone_dir", "ensure_backbone", "execute", "make_backbone", "train_backbone"]
+
+POLL_S = 2.0  # between two looks at a backbone that another process trains
 
 
-def execute(config: RunConfig, out: Path) -> None:
+@dataclass(frozen=True)
+class Host:
+    """What surrounds a run: how it claims its directory, the threads of a backbone (a run takes what its config says),
+    who is told of each trainer before it starts, and whether what has failed is tried again."""
+
+    claim: Callable[[Path], Claim] = Claim
+    num_threads: int = 1
+    training: Callable[[Trainer], None] | None = None
+    repeat_failed: bool = True
+
+    def given_up(self, folder: Path) -> bool:
+        return not self.repeat_failed and (folder / "failure.json").exists()
+
+
+HERE = Host()
+
+
+class BackboneFailed(RuntimeError):
+    """The backbone that a run starts from could not be trained."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A folder that this process, or the first of its world, has claimed."""
+
+    folder: Path
+    host: Host
+    world: World
+    claim: Claim | None  # None in the others
+
+    def check(self) -> None:
+        """Raise ClaimedElsewhere where another process took over: this one was thought dead and must write no more."""
+        if self.claim is not None and not self.claim.held():
+            raise ClaimedElsewhere(f"{self.folder.name} was taken over: this process was thought dead")
+
+    @contextmanager
+    def recording_failures(self, config: RunConfig) -> Iterator[None]:
+        """Leaves failure.json for what goes wrong; that of an earlier attempt goes as soon as a new one starts."""
+        if self.world.first:
+            (self.folder / "failure.json").unlink(missing_ok=True)
+        try:
+            yield
+        except (ClaimedElsewhere, Stopped):  # nothing went wrong: it is another's now, or it goes on later
+            raise
+        except Exception as error:
+            if self.world.first:
+                write_failure(self.folder, error, config.to_dict())
+            raise
+
+    def run(self, trainer: Trainer) -> list[dict[str, float]]:
+        if self.host.training is not None:
+            self.host.training(trainer)
+        return trainer.run()
+
+
+def execute(config: RunConfig, out: Path, host: Host = HERE) -> None:
     """Do the run and write its record, unless there is one. A failure is recorded and raised. Where this process is one
     of several that train together, all of them call this, and the first one claims and writes.
 
-    Raises results.store.ClaimedElsewhere where another process is at it.
+    Raises results.store.ClaimedElsewhere where another process is at it, studies.train.Stopped where it was asked to
+    stop.
     """
     world = join(config.device)
     run_dir = out / "runs" / config.id
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _claimed(run_dir, world) as open_:
-        if not open_:
+    with _claimed(run_dir, world, host) as held:
+        if held is None:
             return
-        try:
-            torch.set_num_threads(config.num_threads)
+        with held.recording_failures(config):
             if world.first:
                 write_json(run_dir / "config.json", config.to_dict())
-            _run(config, out, run_dir, world)
-        except Exception as error:
-            if world.first:
-                write_failure(run_dir, error, config.to_dict())
-            raise
-        if world.first:
-            (run_dir / "failure.json").unlink(missing_ok=True)
+            if config.backbone_recipe is not None and not _backbone_for_all(config, out, held):
+                return
+            torch.set_num_threads(config.num_threads)
+            _run(config, out, held)
 
 
 @contextmanager
-def _claimed(run_dir: Path, world: World) -> Iterator[bool]:
-    """Holds the run, and says whether there is something to do: the first process finds out for all of them."""
+def _claimed(run_dir: Path, world: World, host: Host) -> Iterator[_Held | None]:
+    """Holds the run; None where nothing is to do. The first process finds out for all of them."""
     with ExitStack() as stack:
-        to_do = False
+        to_do, claim = False, None
         try:
             if world.first:
-                stack.enter_context(Claim(run_dir))
-                to_do = run_status(run_dir).state not in ("done", "unreachable")
+                claim = stack.enter_context(host.claim(run_dir))
+                finished = run_status(run_dir).state in ("done", "unreachable")
+                to_do = not finished and not host.given_up(run_dir)
         finally:
             (to_do,) = world.any(to_do)
-        yield to_do
+        yield _Held(run_dir, host, world, claim) if to_do else None
 
 
-def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
+def _backbone_for_all(config: RunConfig, out: Path, held: _Held) -> bool:
+    """Whether the backbone is there: the first process makes sure of it for all of them."""
+    there = False
+    try:
+        if held.world.first:
+            ensure_backbone(config, out, held.host)
+            there = True
+    finally:
+        (there,) = held.world.any(there)
+    return there
+
+
+def _run(config: RunConfig, out: Path, held: _Held) -> None:
+    run_dir, world = held.folder, held.world
     started, (spec,), task = now(), parse(config.reducer), load_task(config.task)
     data = create_dataset(config)
     vit = make_backbone(config, out, data)
@@ -97,7 +174,7 @@ def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
         objective = make_objective(
             spec, built, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
         )  # fmt: skip
-        history, model, final = _train(config, built, objective, data, run_dir, world)
+        history, model, final = _train(config, built, objective, data, held)
     else:
         objective, model = Objective(task.criterion()), built.model
         final = _evaluate(config, model, data, world)
@@ -105,6 +182,7 @@ def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
         return
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
+    held.check()
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, spec, data, started) | _outcome(config, built, objective, final, history)
@@ -113,12 +191,13 @@ def _run(config: RunConfig, out: Path, run_dir: Path, world: World) -> None:
 
 
 def _train(
-    config: RunConfig, built: Built, objective: Any, data: Any, run_dir: Path, world: World
+    config: RunConfig, built: Built, objective: Any, data: Any, held: _Held
 ) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
     scores: list[Evaluation] = []
 
     def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
-        scores[:] = [_evaluate(config, model, data, world)]
+        scores[:] = [_evaluate(config, model, data, held.world)]
+        held.check()
         return scores[0].metrics
 
     assert config.recipe is not None
@@ -127,15 +206,15 @@ def _train(
         objective,
         data,
         config.recipe,
-        run_dir,
+        held.folder,
         device=config.device,
         seed=config.seed,
         evaluate=evaluate_epoch,
-        world=world,
+        world=held.world,
     )
-    history = trainer.run()
+    history = held.run(trainer)
     # A run that was stopped behind its last epoch has trained, and its scores are not in memory.
-    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data, world)
+    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data, held.world)
     return history, trainer.evaluated, final
 
 
@@ -245,38 +324,57 @@ def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
     return vit
 
 
-def train_backbone(config: RunConfig, out: Path, num_threads: int) -> None:
-    """Train the backbone of `config` for its task, on the data set itself, unless it is there."""
-    assert config.backbone_recipe is not None
+def ensure_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
+    """The backbone of `config` is there when this returns: trained before, by another process meanwhile, or here.
+
+    Raises BackboneFailed where its training failed; it is tried again when it is submitted again.
+    """
+    folder = backbone_dir(config, out)
+    while not (folder / "backbone.safetensors").exists():
+        if (folder / "failure.json").exists():
+            raise BackboneFailed(f"its backbone failed: {last_error(folder)}; see {folder / 'failure.json'}")
+        try:
+            train_backbone(config, out, host)
+        except ClaimedElsewhere:
+            time.sleep(POLL_S)
+
+
+def train_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
+    """Train the backbone of `config` for its task, on the data set itself, unless it is there. One process
+    does it. A failure is recorded and raised. Raises results.store.ClaimedElsewhere, studies.train.Stopped."""
     folder = backbone_dir(config, out)
     folder.mkdir(parents=True, exist_ok=True)
-    with Claim(folder):
-        if (folder / "backbone.safetensors").exists():
+    with host.claim(folder) as claim:
+        if (folder / "backbone.safetensors").exists() or host.given_up(folder):
             return
-        torch.set_num_threads(num_threads)
-        torch.manual_seed(config.seed)
-        started, data, recipe = now(), create_dataset(config), config.backbone_recipe
-        vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
-        write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
-        task = load_task(config.task)
-        objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
-        model = DenseViT(vit) if task.DENSE else ReducedViT(vit)
-        trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
-        try:
-            begun = time.monotonic()
-            history = trainer.run()
-        except Exception as error:
-            write_failure(folder, error, config.to_dict())
-            raise
-        batches = data.test_batches(task.eval_batch(data.image_size))
-        scores = task.evaluate(model.to(config.device), batches, config.device)
-        write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))
-        write_json(folder / "result.json", {
-            "schema": SCHEMA, "status": "done", "metrics": scores.metrics,
-            "train_seconds": history[-1]["train_seconds"],
-            "wall_seconds": time.monotonic() - begun, "weight_digest": weight_digest(vit),
-            "provenance": provenance(config.device, dtype="float32", seeds={"run": config.seed},
-                                     fingerprint=data.fingerprint, started=started),
-        })  # fmt: skip
-        (folder / "failure.json").unlink(missing_ok=True)
-        (folder / "last.safetensors").unlink(missing_ok=True)
+        held = _Held(folder, host, World(), claim)
+        with held.recording_failures(config):
+            torch.set_num_threads(host.num_threads)
+            _train_backbone(config, held)
+
+
+def _train_backbone(config: RunConfig, held: _Held) -> None:
+    torch.manual_seed(config.seed)
+    folder, recipe = held.folder, config.backbone_recipe
+    started, data = now(), create_dataset(config)
+    assert recipe is not None
+    vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
+    write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
+    task = load_task(config.task)
+    objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
+    model = DenseViT(vit) if task.DENSE else ReducedViT(vit)
+    trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
+    begun = time.monotonic()
+    history = held.run(trainer)
+    batches = data.test_batches(task.eval_batch(data.image_size))
+    scores = task.evaluate(model.to(config.device), batches, config.device)
+    held.check()
+    write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))
+    write_json(folder / "result.json", {
+        "schema": SCHEMA, "status": "done", "metrics": scores.metrics,
+        "train_seconds": history[-1]["train_seconds"],
+        "wall_seconds": time.monotonic() - begun, "weight_digest": weight_digest(vit),
+        "provenance": provenance(config.device, dtype="float32", seeds={"run": config.seed},
+                                 fingerprint=data.fingerprint, started=started),
+    })  # fmt: skip
+    (folder / "last.safetensors").unlink(missing_ok=True)

@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from results.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import fusion, pareto, resolution, segmentation
 from studies.config import Recipe, RunConfig
+from studies.measure.speed_record import DENSE
 from studies.reducers import Spec
 
 __all__ = ["STUDIES", "Study", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
@@ -127,48 +129,51 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> Non
         )
 
 
-def timing_dir(configs: list[RunConfig], out: Path, quick: bool) -> Path:
-    """Where the timing of these variants is kept."""
+def timing_dir(configs: list[RunConfig], out: Path) -> Path:
+    """Where the timing of these variants on this device is kept."""
     import torch
 
     first = configs[0]
-    names = sorted({"none", *(config.variant for config in configs)})
-    content = [names, first.backbone, first.device, quick, torch.__version__]
+    names = sorted({DENSE, *(config.variant for config in configs)})
+    content = [names, first.backbone, first.device, first.quick, torch.__version__]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 
 
-def time_variants(configs: list[RunConfig], out: Path, quick: bool) -> None:
-    """Time every variant of the study beside the dense model, all in this process, and record it."""
+def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], Claim] = Claim) -> None:
+    """Time every variant of the study beside the dense model, all in this process, and record it.
+
+    Raises results.store.ClaimedElsewhere where another process is at it.
+    """
     import torch
 
     from studies.backbones import create_backbone, sized_for
     from studies.datasets import create_dataset
     from studies.measure.bench import bench
     from studies.provenance import now, provenance
-    from studies.reducers import Spec, parse
+    from studies.reducers import parse
     from studies.tasks import load_task
 
-    first, started = configs[0], now()
-    variants: dict[str, tuple[Spec, float | None]] = {"none": (Spec("none"), None)}
+    first, started, folder = configs[0], now(), timing_dir(configs, out)
+    variants: dict[str, tuple[Spec, float | None]] = {DENSE: (Spec(DENSE), None)}
     variants |= {config.variant: (parse(config.reducer)[0], config.budget) for config in configs}
-    folder = timing_dir(configs, out, quick)
     folder.mkdir(parents=True, exist_ok=True)
-    with Claim(folder):
+    with claim(folder):
         if (folder / "result.json").exists():
             return
+        (folder / "failure.json").unlink(missing_ok=True)
         torch.set_num_threads(os.cpu_count() or 1)
         data = create_dataset(first)
         dense = load_task(first.task).DENSE
         sized = sized_for(first.backbone, data.image_size) if dense else {}
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **sized)
         batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
-        timing = bench(vit, variants, dense, batch_size=batch, device=first.device, rounds=5 if quick else 30)
+        timing = bench(vit, variants, dense, batch_size=batch, device=first.device, rounds=5 if first.quick else 30)
         common = {
             "schema": SCHEMA,
             "id": folder.name,
             "status": "done",
-            "quick": quick,
+            "quick": first.quick,
             "task": first.task,
             "dataset": first.dataset,
             "backbone": first.backbone,

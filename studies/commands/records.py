@@ -1,4 +1,4 @@
-"""`report`, `status` and `evaluate`: what is read out of the records of a study."""
+"""`report` and `evaluate`: what is read out of the records of a study."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from studies.commands.options import one_of, resolve_device
 
-__all__ = ["evaluate", "status", "write_report"]
+__all__ = ["evaluate", "write_report"]
 
 
 def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
@@ -20,19 +20,6 @@ def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
     report = build(dirs, published=published)
     Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
     return report.paths
-
-
-def status(directory: Path) -> list[dict[str, str]]:
-    """The state of every run by its files: id, state, detail. Raises ValueError."""
-    from results.store import run_status
-
-    if not (directory / "runs").is_dir():
-        raise ValueError(f"{directory} is no record directory: it has no runs/")
-    rows = []
-    for folder in sorted((directory / "runs").iterdir()):
-        state = run_status(folder)
-        rows.append({"id": folder.name, "state": state.state, "detail": state.detail})
-    return rows
 
 
 def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:

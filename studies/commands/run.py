@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
+from studies.profile import resources
 from studies.reducers import Spec, Unreachable, parse
 from studies.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
@@ -41,6 +40,8 @@ class Options:
     settings: list[str] = field(default_factory=list)
     quick: bool = False
     rerun: bool = False
+    profile: str | None = None
+    slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
 
     @property
     def name(self) -> str:
@@ -60,14 +61,14 @@ def configs_of(options: Options) -> list[RunConfig]:
 
     study = study_of(options)
     one_of("data set", options.dataset, DATASETS)
-    one_of("launcher", options.launcher, ["local"])
+    one_of("launcher", options.launcher, ["local", "slurm"])
     one_of("training", options.train, ["none", "recipe"])
     budgets = parse_budgets(options.budgets or study.budgets)
     name, _, checkpoint = (options.backbone or study.backbone).partition("=")
     return plan(
         options.name, reducers_of(options), budgets[-1:] if options.quick else budgets, options.seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
-        data_dir=options.data, device=resolve_device(options.device), quick=options.quick, train=options.train,
+        data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options),
     )  # fmt: skip
 
@@ -131,6 +132,18 @@ def recipe_of(options: Options) -> Recipe:
     return recipe
 
 
+def device_of(options: Options) -> str:
+    """Where the runs compute: on Slurm with a GPU where jobs ask for one, whatever this machine has."""
+    if options.launcher == "local":
+        if given := [key for key, value in options.slurm.items() if value] + ["profile"] * bool(options.profile):
+            raise ValueError(f"{given[0]} is for --launcher slurm")
+        return resolve_device(options.device)
+    one_of("device", options.device, ("auto", "cpu", "cuda"))
+    if options.device != "auto":
+        return options.device
+    return "cuda" if resources(options.profile, options.slurm).wants_gpu else "cpu"
+
+
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
     from studies.study import check_identity, writable
@@ -147,7 +160,7 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
     from studies.study import timing_dir
 
     runs = [options.directory / "runs" / config.id for config in configs]
-    return [*runs, timing_dir(configs, options.directory, options.quick)]
+    return [*runs, timing_dir(configs, options.directory)]
 
 
 def preflight(configs: list[RunConfig]) -> str:
@@ -176,19 +189,19 @@ def preflight(configs: list[RunConfig]) -> str:
 
 
 def execute(configs: list[RunConfig], options: Options) -> list[str]:
-    """Do the runs here, with a progress bar on a terminal, quietly elsewhere. Returns the ids of those that failed.
+    """Do the runs here or on Slurm, with a progress bar on a terminal, quietly elsewhere. Returns the ids of those that
+    failed.
 
-    Raises KeyboardInterrupt on Ctrl-C, with the workers stopped.
+    Raises KeyboardInterrupt on Ctrl-C: workers here are stopped, jobs of Slurm go on. Raises ValueError where Slurm
+    refuses.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from studies.launch import run_here
-    from studies.study import time_variants
+    from studies.slurm import run_there
 
     out = options.directory
-    jobs = options.jobs or (1 if configs[0].device == "cuda" else os.cpu_count() or 1)
-    speed: Callable[[], None] = partial(time_variants, configs, out, options.quick)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -199,7 +212,11 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
 
-        failed = run_here(configs, out, jobs=jobs, progress=progress, speed=speed)
+        if options.launcher == "slurm":
+            failed = run_there(configs, out, resources(options.profile, options.slurm), progress=progress)
+        else:
+            jobs = options.jobs or (1 if configs[0].device == "cuda" else os.cpu_count() or 1)
+            failed = run_here(configs, out, jobs=jobs, progress=progress)
     if not failed:
         drop_aside(record_dirs(configs, options), out)
     return failed

@@ -1,0 +1,242 @@
+"""A study on a real Slurm, and everything that a cluster does to it. After each of it: no finished record is lost or
+changed, no run is done twice, and the rest completes when it is submitted again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from click.testing import Result
+from image_folders import write_root
+from safetensors.torch import save_file
+from slurm_cluster import Cluster, kill, wait_until
+from typer.testing import CliRunner
+
+from cli import app
+from studies import submissions
+from studies.backbones import create_backbone
+from studies.config import from_dict
+from studies.progress import going_on, survey
+from studies.run import execute
+
+SHORT = ("--set", "batch_size=449", "--cpus", "1", "--time", "60")
+EPOCHS = 3
+
+
+def study(*args, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def command(*args) -> subprocess.Popen:
+    """The same in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def states(out: Path) -> dict[str, str]:
+    return {row.id: row.state for row in survey(out)}
+
+
+def runs_end(out: Path) -> dict[str, str]:
+    """States when no run is queued or running any more; the timing is cancelled."""
+    wait_until(lambda: not going_on([row for row in survey(out) if not row.id.startswith("speed/")]), "runs end")
+    return {name: state for name, state in states(out).items() if not name.startswith("speed/")}
+
+
+def job_of(out: Path) -> dict[str, str]:
+    return {item: job for item, (job, _) in submissions.newest(submissions.read(out)).items()}
+
+
+def results(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in out.glob("*/*/result.json")}
+
+
+def outcome(out: Path) -> dict[str, tuple]:
+    """What must not depend on where and in how many pieces a run was done."""
+    found = {}
+    for path in sorted(out.glob("runs/*/result.json")):
+        record = json.loads(path.read_text())
+        keys = ("status", "metrics", "macs_g", "params_m", "tokens_per_block", "weight_digest", "num_items", "schedule")
+        found[record["id"]] = tuple(json.dumps(record[key]) for key in keys)
+    return found
+
+
+def epochs(out: Path, name: str) -> list[int]:
+    path = out / "runs" / name / "log.jsonl"
+    return [json.loads(line)["epoch"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def submitted(out: Path, kind: str = "runs") -> list[list[str]]:
+    """What each submission of a kind held."""
+    return [sorted(sum(entry.items.values(), [])) for entry in submissions.read(out) if entry.kind == kind]
+
+
+def test_two_submitters_at_once_make_one_study_that_equals_the_local_one(without_accounting: Cluster) -> None:
+    here, there = without_accounting.directory(), without_accounting.directory()
+    args = ("--quick", "--reducers", "none,random,cropr", "--set", "epochs=1", "--set", "batch_size=449", "--out")
+    both = [
+        command("submit", *args, there, "--cpus", os.cpu_count(), "--time", "60", "--runs-per-job", 2) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [len(items) for items in submitted(there)] == [3] and [len(i) for i in submitted(there, "backbone")] == [1]
+    assert any("3 runs are queued or running already" in text for text in outputs)
+    assert {job.partition("_")[0] for item, job in job_of(there).items() if item.startswith("runs/")} != set()
+
+    study("run", *args, here, "--jobs", 1)
+    wait_until(lambda: not going_on(survey(there)), "the study ends")
+    assert set(states(there).values()) == {"done"}, study("status", there).output
+    assert outcome(there) == outcome(here) and len(outcome(here)) == 3
+    digests = [json.loads(next(o.glob("backbones/*/result.json")).read_text())["weight_digest"] for o in (here, there)]
+    assert digests[0] == digests[1]
+    assert [
+        len(record["variants"]) for record in map(json.loads, map(Path.read_text, there.glob("speed/*/result.json")))
+    ] == [3]
+
+    before = results(there)
+    assert "nothing to submit" in study("submit", *args, there).output
+    waited = study("run", "--launcher", "slurm", *args, there)
+    assert "none" in waited.output and results(there) == before
+    assert json.loads(study("status", there, "--json").output)[0]["state"] == "done"
+
+
+def test_what_is_stopped_or_killed_continues_to_the_same_bits(without_accounting: Cluster) -> None:
+    cluster, out = without_accounting, without_accounting.directory()
+    args = ("--quick", "--reducers", "random", "--seeds", 4, "--set", f"epochs={EPOCHS}", *SHORT, "--out", out)
+    args += ("--backbone", cluster.random_backbone(), "--partition", "low")
+    study("submit", *args)
+    names = sorted(path.name for path in (out / "runs").iterdir())
+    jobs = job_of(out)
+    cluster.call("scancel", next(job for item, job in jobs.items() if item.startswith("speed/")))
+
+    def interrupt(name: str, how: str) -> None:
+        job = jobs[f"runs/{name}"]
+        wait_until(lambda: epochs(out, name), f"first epoch of {name}")
+        assert not (out / "runs" / name / "result.json").exists()
+        if how == "USR2":
+            cluster.call("scancel", "--signal=USR2", job)
+        elif how == "SIGKILL":
+            kill(*cluster.processes(job))
+        elif how == "scancel":
+            cluster.call("scancel", job)
+        else:
+            node = cluster.call("squeue", "-h", "-o", "%N", "-j", job)
+            cluster.call("sbatch", "-p", "high", "--exclusive", "-w", node, "-o", "/dev/null", "--wrap", "sleep 1")
+
+    for name, how in zip(names, ("USR2", "SIGKILL", "scancel", "preemption"), strict=True):
+        interrupt(name, how)
+    ended = runs_end(out)
+    assert [ended[name] for name in names] == ["done", "failed", "failed", "done"]
+    requeued = [
+        (out / entry.folder / f"{job}_0_log.err") for job, entry in submissions.newest(submissions.read(out)).values()
+    ]
+    assert sum("Requeued job" in path.read_text() for path in requeued if path.exists()) == 2
+    details = {row.id: row.detail for row in survey(out)}
+    assert all("ended without a record" in details[name] for name in names[1:3])
+    before = results(out)
+
+    assert "2 in 2 jobs" in study("retry", out, "--partition", "debug").output
+    cluster.call("scancel", next(job for item, job in job_of(out).items() if item.startswith("speed/")))
+    assert set(runs_end(out).values()) == {"done"}
+    assert submitted(out)[-1] == [f"runs/{name}" for name in names[1:3]]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert all(epochs(out, name) == list(range(1, EPOCHS + 1)) for name in names)
+
+    reference = cluster.directory()
+    for name in names:
+        execute(from_dict(json.loads((out / "runs" / name / "config.json").read_text())), reference)
+    assert outcome(reference) == outcome(out)
+
+
+def test_a_time_limit_a_dead_node_and_a_new_controller(with_accounting: Cluster) -> None:
+    cluster, out = with_accounting, with_accounting.directory()
+    args = ("--quick", "--reducers", "random", "--seeds", 2, "--set", f"epochs={EPOCHS}", *SHORT, "--out", out)
+    study("submit", *args, "--backbone", cluster.random_backbone())
+    names = sorted(path.name for path in (out / "runs").iterdir())
+    jobs = job_of(out)
+    wait_until(lambda: epochs(out, names[0]), "first epoch")
+    limited = jobs[f"runs/{names[0]}"]
+    cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=1")  # USR2 comes 90 s before the end: now
+    wait_until(lambda: cluster.call("squeue", "-h", "-o", "%T", "-j", limited) == "PENDING", "it is requeued")
+    cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=60")
+    wait_until(lambda: epochs(out, names[1]), "first epoch")
+    kill(cluster.daemon("slurmctld"))
+    node = "n1"
+    cluster.script("start", "slurmctld")
+    if running := cluster.call("squeue", "-h", "-o", "%N", "-t", "RUNNING"):
+        node = running.split()[0]
+        cluster.node_dies(node)
+    assert set(runs_end(out).values()) == {"done"}  # Slurm itself runs them again, on the other node
+    cluster.script("start", node)
+    assert len(submitted(out)) == 1
+    assert all(epochs(out, name) == list(range(1, EPOCHS + 1)) for name in names)
+    reference = cluster.directory()
+    for name in names:
+        execute(from_dict(json.loads((out / "runs" / name / "config.json").read_text())), reference)
+    assert outcome(reference) == outcome(out)
+    study("cancel", out)
+
+
+def test_jobs_that_cannot_start_or_fail_say_why(with_accounting: Cluster, tmp_path: Path) -> None:
+    cluster, out = with_accounting, with_accounting.directory()
+    backbone = cluster.random_backbone()
+    args = ("submit", "--quick", "--train", "none", "--reducers", "none,random", *SHORT, "--out", out)
+    args += ("--backbone", backbone)
+
+    refused = study(*args, "--gpus", 99, code=2)
+    assert refused.output.startswith("error: sbatch:")
+    assert "queued" not in states(out).values()
+    (tmp_path / "lab.toml").write_text('partitoin = "debug"\n')
+    refused = study(*args, "--profile", tmp_path / "lab.toml", code=2)
+    assert "'partitoin'" in refused.output and "did you mean partition" in refused.output
+
+    (tmp_path / "lab.toml").write_text('partition = "debug"\npython = "/nowhere/python"\nmax_timeouts = 3\n')
+    study(*args, "--profile", tmp_path / "lab.toml")
+    assert set(runs_end(out).values()) == {"failed"}
+    failure = json.loads(next(out.glob("runs/*/failure.json")).read_text())
+    assert failure["type"] == "CannotStart" and "/nowhere/python" in failure["message"]
+
+    study(*args, "--mem", "200M")
+    assert set(runs_end(out).values()) == {"failed"}
+    assert all("memory limit" in row.detail for row in survey(out) if row.id.startswith(("none", "random")))
+    name = next(row.id for row in survey(out) if row.id.startswith("random"))
+    assert "memory limit" in study("logs", out, "random").output and name in study("status", out).output
+
+    study(*args, "--sbatch", "uid=65534")  # the node may read the directory, and not write into it
+    assert set(runs_end(out).values()) == {"failed"}
+    assert all("left no log" in row.detail for row in survey(out) if row.id.startswith(("none", "random")))
+
+    waiting = command("run", *args[1:], "--launcher", "slurm", "--mem", "3G", "--sbatch", "hold")
+    wait_until(lambda: set(states(out).values()) == {"queued"}, "submission")
+    time.sleep(2)
+    waiting.send_signal(signal.SIGINT)
+    message = waiting.communicate(timeout=120)[0]
+    assert waiting.returncode == 130 and "the jobs go on" in message
+    assert set(states(out).values()) == {"queued"}
+    assert "3 jobs cancelled" in study("cancel", out).output
+    assert "queued" not in states(out).values()
+    study(*args, "--mem", "3G")
+    wait_until(lambda: not going_on(survey(out)), "the study ends")
+    assert set(states(out).values()) == {"done"}, study("status", out).output
+
+
+def test_data_that_the_node_lacks_are_named(without_accounting: Cluster, tmp_path: Path) -> None:
+    cluster, out = without_accounting, without_accounting.directory()
+    weights, data = tmp_path / "weights.safetensors", write_root(tmp_path / "images")
+    save_file(create_backbone("vit_tiny_patch16_224", num_classes=3, pretrained=False).state_dict(), weights)
+    args = ("--dataset", "imagenet", "--data", data, "--backbone", f"vit_tiny_patch16_224={weights}", "--out", out)
+    study("submit", "--train", "none", "--reducers", "none", "--budgets", "0.5", *args, *SHORT, "--sbatch", "hold")
+    shutil.rmtree(data)
+    job = next(job for item, job in job_of(out).items() if item.startswith("runs/"))
+    cluster.call("scontrol", "release", job)
+    assert set(runs_end(out).values()) == {"failed"}
+    row = next(row for row in survey(out) if row.id.startswith("none"))
+    assert row.detail.startswith(f"ValueError: data folder {data} does not exist") and Path(row.log or "").exists()
+    study("cancel", out)
