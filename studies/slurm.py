@@ -106,21 +106,29 @@ def submit(configs: list[RunConfig], out: Path, wanted: Resources) -> Submitted:
         done = Submitted(live=len(left.runs) - len(free.runs))
         going = {kind: {job for job, entry in live.values() if entry.kind == kind} for kind in get_args(Kind)}
         sent: set[str] = set()
-        for array in arrays(free, out, wanted):
-            for item in chain.from_iterable(array.items):  # a failure that is there afterwards is of the new attempt
-                (out / item / "failure.json").unlink(missing_ok=True)
-            behind = set().union(*(going[kind] for kind in BEHIND[array.kind]))
-            try:
-                ids = _submit_array(array, out, wanted, sorted({job.partition("_")[0] for job in behind}))
-            except ValueError:
-                if sent:  # all or nothing
-                    squeue.cancel(sent)
-                raise
-            sent |= ids
-            going[array.kind] |= ids
-            done.jobs[array.kind] = len(array.jobs)
-            done.items[array.kind] = sum(len(items) for items in array.items)
+        try:
+            for array in arrays(free, out, wanted):
+                for item in chain.from_iterable(array.items):  # a failure seen afterwards is of the new attempt
+                    (out / item / "failure.json").unlink(missing_ok=True)
+                behind = {job.partition("_")[0] for kind in BEHIND[array.kind] for job in going[kind]}
+                ids = _submit_array(array, out, wanted, sorted(behind))
+                sent |= ids
+                going[array.kind] |= ids
+                done.jobs[array.kind] = len(array.jobs)
+                done.items[array.kind] = sum(len(items) for items in array.items)
+            _refuse_stuck(sent)
+        except ValueError:
+            if sent:  # all or nothing
+                squeue.cancel(sent)
+            raise
         return done
+
+
+def _refuse_stuck(jobs: set[str]) -> None:
+    """Raise ValueError where Slurm has taken a job that it will never start; sbatch does not find all of these."""
+    for job, state in (squeue.job_states(jobs) or {}).items():
+        if state.split()[-1] in squeue.NEVER:
+            raise ValueError(f"sbatch: job {job} could never start: {state.split()[-1]}; no node has what it asks for")
 
 
 def run_there(configs: list[RunConfig], out: Path, wanted: Resources, *, progress: Progress) -> list[str]:
@@ -176,6 +184,8 @@ def _parameters(array: Array, folder: Path, wanted: Resources) -> dict[str, Any]
         values["srun_args"] = [*values.get("srun_args", ()), f"--cpus-per-task={values['cpus_per_task']}"]
     if array.kind != "runs":  # one process
         values |= {"nodes": 1, "ntasks_per_node": 1}
+        if values.get("gpus_per_node"):
+            values["gpus_per_node"] = 1
     if array.kind == "speed":  # with the node to itself
         values["exclusive"] = True
     job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
@@ -185,7 +195,7 @@ def _parameters(array: Array, folder: Path, wanted: Resources) -> dict[str, Any]
 
 
 def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str]) -> set[str]:
-    """Submits in parts that Slurm takes as an array. Returns the ids of the arrays. Raises ValueError."""
+    """Submits in parts that Slurm takes as an array. Returns the ids of the jobs. Raises ValueError."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     size, ids = squeue.max_array_size(), set()
@@ -206,7 +216,7 @@ def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str])
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         where = str(folder.relative_to(out.absolute()))
         submissions.append(out, Submission(now, array.kind, where, content, wanted.to_dict()))
-        ids |= {job.partition("_")[0] for job in submitted}
+        ids |= set(submitted)
     return ids
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from results.claims import IsGone
 
-__all__ = ["ENDED", "IsGone", "cancel", "is_gone", "job_states", "max_array_size"]
+__all__ = ["ENDED", "NEVER", "IsGone", "cancel", "is_gone", "job_states", "max_array_size"]
 
 TIMEOUT_S = 30
 # Everything else is alive: pending, running, configuring, completing, requeued, suspended, …
@@ -18,6 +18,8 @@ ENDED = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 ))  # fmt: skip
+# Reasons for which a job that asks for too much would wait for ever.
+NEVER = frozenset(("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit"))
 
 
 def job_states(job_ids: Iterable[str]) -> dict[str, str] | None:
@@ -46,7 +48,7 @@ def is_gone(job_id: str) -> bool | None:
 
 
 def cancel(job_ids: Iterable[str]) -> None:
-    """Raises ValueError where Slurm refuses or does not answer."""
+    """End jobs; `12` are all of the array 12. Raises ValueError where Slurm refuses or does not answer."""
     done = _call("scancel", *job_ids)
     if done is None or done.returncode:
         raise ValueError(f"scancel: {done.stderr.strip() if done else 'no answer'}")

@@ -191,7 +191,7 @@ def test_jobs_that_cannot_start_or_fail_say_why(with_accounting: Cluster, tmp_pa
     args += ("--backbone", backbone)
 
     refused = study(*args, "--gpus", 99, code=2)
-    assert refused.output.startswith("error: sbatch:")
+    assert refused.output.startswith("error: sbatch:"), refused.output
     assert "queued" not in states(out).values()
     (tmp_path / "lab.toml").write_text('partitoin = "debug"\n')
     refused = study(*args, "--profile", tmp_path / "lab.toml", code=2)
