@@ -105,27 +105,30 @@ def submit(configs: list[RunConfig], out: Path, wanted: Resources) -> Submitted:
         write_configs([*free.runs, *free.timing], out)
         done = Submitted(live=len(left.runs) - len(free.runs))
         going = {kind: {job for job, entry in live.values() if entry.kind == kind} for kind in get_args(Kind)}
-        sent: set[str] = set()
+        sent: list[Submission] = []
         try:
             for array in arrays(free, out, wanted):
                 for item in chain.from_iterable(array.items):  # a failure seen afterwards is of the new attempt
                     (out / item / "failure.json").unlink(missing_ok=True)
                 behind = {job.partition("_")[0] for kind in BEHIND[array.kind] for job in going[kind]}
-                ids = _submit_array(array, out, wanted, sorted(behind))
-                sent |= ids
-                going[array.kind] |= ids
+                for submission in _submit_array(array, out, wanted, sorted(behind)):
+                    sent.append(submission)
+                    going[array.kind] |= set(submission.items)
                 done.jobs[array.kind] = len(array.jobs)
                 done.items[array.kind] = sum(len(items) for items in array.items)
             _refuse_stuck(sent)
         except ValueError:
             if sent:  # all or nothing
-                squeue.cancel(sent)
+                squeue.cancel(job for submission in sent for job in submission.items)
             raise
+        for submission in sent:
+            submissions.append(out, submission)
         return done
 
 
-def _refuse_stuck(jobs: set[str]) -> None:
+def _refuse_stuck(sent: list[Submission]) -> None:
     """Raise ValueError where Slurm has taken a job that it will never start; sbatch does not find all of these."""
+    jobs = [job for submission in sent for job in submission.items]
     for job, state in (squeue.job_states(jobs) or {}).items():
         if state.split()[-1] in squeue.NEVER:
             raise ValueError(f"sbatch: job {job} could never start: {state.split()[-1]}; no node has what it asks for")
@@ -194,11 +197,11 @@ def _parameters(array: Array, folder: Path, wanted: Resources) -> dict[str, Any]
     return values
 
 
-def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str]) -> set[str]:
-    """Submits in parts that Slurm takes as an array. Returns the ids of the jobs. Raises ValueError."""
+def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str]) -> Iterator[Submission]:
+    """Submits, in parts that Slurm takes as an array. Raises ValueError."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    size, ids = squeue.max_array_size(), set()
+    size = squeue.max_array_size()
     for part in range(0, len(array.jobs), size):
         jobs, items = array.jobs[part : part + size], array.items[part : part + size]
         folder = _new_folder(out, array.kind)
@@ -208,16 +211,12 @@ def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str])
             executor = _executor(array, folder, wanted, behind)
             work = [Job(str(out.absolute()), array.kind, tuple(config.id for config in pack)) for pack in jobs]
             with redirect_stderr(io.StringIO()):  # sbatch's words come with the error as well
-                submitted = [job.job_id for job in executor.submit_array(work)]
+                ids = [job.job_id for job in executor.submit_array(work)]
         except (FailedJobError, FailedSubmissionError) as error:
             reasons = [line for line in str(error).splitlines() if line.startswith("sbatch:")]
             raise ValueError("; ".join(reasons) or str(error).strip()) from None
-        content = dict(zip(submitted, items, strict=True))
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        where = str(folder.relative_to(out.absolute()))
-        submissions.append(out, Submission(now, array.kind, where, content, wanted.to_dict()))
-        ids |= set(submitted)
-    return ids
+        where, now = str(folder.relative_to(out.absolute())), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        yield Submission(now, array.kind, where, dict(zip(ids, items, strict=True)), wanted.to_dict())
 
 
 def _executor(array: Array, folder: Path, wanted: Resources, behind: list[str]) -> Any:
