@@ -196,12 +196,16 @@ def run(
 def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
-    from studies.commands.run import Options, configs_of, prepare
+    from studies.commands.run import Options, configs_of, only_timed, prepare
     from studies.profile import resources
     from studies.slurm import submit as send
 
     options = Options(**study, launcher="slurm", profile=slurm[0], slurm=slurm[1])
     with usage_errors():
+        if only_timed(options) is not None:
+            raise ValueError(
+                f"study {options.name} is only timed, there are no runs to submit; cropr-study run does it"
+            )
         configs = configs_of(options)
         if dry_run:
             print_dry_run(configs, options)
