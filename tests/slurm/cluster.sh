@@ -90,7 +90,7 @@ JobCompType=jobcomp/none
 JobRequeue=1
 GresTypes=gpu
 KillWait=2
-DefMemPerCPU=1024
+DefMemPerCPU=4096
 $accounting
 NodeName=DEFAULT CPUs=$CPUS RealMemory=16384 Gres=gpu:$GPUS State=UNKNOWN
 $(for ((n = 1; n <= NODES; n++)); do echo "NodeName=n$n NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((P + 100 + n))"; done)
