@@ -161,7 +161,8 @@ def test_a_time_limit_a_dead_node_and_a_new_controller(with_accounting: Cluster)
     jobs = job_of(out)
     wait_until(lambda: epochs(out, names[0]), "first epoch")
     limited = jobs[f"runs/{names[0]}"]
-    cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=1")  # USR2 comes 90 s before the end: now
+    minutes = int(cluster.call("squeue", "-h", "-o", "%M", "-j", limited).split(":")[-2])
+    cluster.call("scontrol", "update", f"jobid={limited}", f"timelimit={minutes + 2}")  # USR2 comes 90 s before the end
     wait_until(lambda: cluster.call("squeue", "-h", "-o", "%T", "-j", limited) == "PENDING", "it is requeued")
     cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=60")
     wait_until(lambda: epochs(out, names[1]), "first epoch")
