@@ -164,11 +164,11 @@ def test_a_time_limit_a_dead_node_and_a_new_controller(with_accounting: Cluster)
     minutes = int(cluster.call("squeue", "-h", "-o", "%M", "-j", limited).split(":")[-2])
     cluster.call("scontrol", "update", f"jobid={limited}", f"timelimit={minutes + 2}")  # USR2 comes 90 s before the end
     wait_until(lambda: cluster.call("squeue", "-h", "-o", "%T", "-j", limited) == "PENDING", "it is requeued")
-    cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=60")
     wait_until(lambda: epochs(out, names[1]), "first epoch")
     kill(cluster.daemon("slurmctld"))
     node = "n1"
     cluster.script("start", "slurmctld")
+    cluster.call("scontrol", "update", f"jobid={limited}", "timelimit=60")
     if running := cluster.call("squeue", "-h", "-o", "%N", "-t", "RUNNING"):
         node = running.split()[0]
         cluster.node_dies(node)
