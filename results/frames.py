@@ -106,6 +106,7 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "schedule_kind": record.get("schedule_kind"),
         "metric": _number(metrics.get("final", {}), metric),
         "metric_best": _number(metrics.get("best", {}), metric),
+        "metric_masked": _number(metrics.get("masked", {}), metric),
         **_macs(record.get("macs_g") or {}),
         "train_peak_memory_mib": _number(record, "peak_memory_mib"),
         "train_s": _number(record, "train_seconds"),

@@ -40,7 +40,7 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     `is_dense` and the unit-free `metric…` columns leave as `<metric>_percent`."""
     frame = variants.copy()
     metric = METRIC[frame["task"].iat[0]]
-    shares = {f"metric{part}": f"{metric}{part}_percent" for part in ("", "_low", "_high", "_best")}
+    shares = {f"metric{part}": f"{metric}{part}_percent" for part in ("", "_low", "_high", "_best", "_masked")}
     frame = frame.rename(columns=shares)
     frame[list(shares.values())] *= 100
     frame["macs_percent_of_dense"] = 100 * frame["macs_g"] / frame["macs_dense_g"]
@@ -131,6 +131,9 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "objective": lambda row: NOTHING if pd.isna(row.objective) else str(row.objective),
         "lr": lambda row: NOTHING if pd.isna(row.lr) else f"{row.lr:g}",
     }
+    if summary[f"{metric}_masked_percent"].notna().any():
+        title = f"{name} with dropped tokens masked, as in training, %"
+        columns[title] = lambda row: _fixed(getattr(row, f"{metric}_masked_percent"), 1)
     if not brief:
         return columns
     kept = (

@@ -63,6 +63,10 @@ MEANINGS: dict[str, dict[str, tuple[Any, str]]] = {
         "distill_weight": (0.5, "of both distillation losses"),
         "token": ("mse", "distance of kept tokens from the teacher's: mse or kl"),
         "batch_mean": (False, "hold the share over the batch instead of in each image"),
+        "eval_mode": (
+            "topk",
+            "masked: the record also has the accuracy with tokens marked as in training, not removed",
+        ),
         "policy": ("exact", "attention under the mask in training: exact, or sdpa (approximate, fused)"),
     }
     | _LLF,

@@ -36,6 +36,12 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def eval_mode(text: str) -> str:
+    if text not in ("topk", "masked"):
+        raise ValueError(text)
+    return text
+
+
 def rates(text: str) -> float | list[int]:
     """One rate, or one for each block written 8/0/8."""
     return [int(part) for part in text.split("/")] if "/" in text else float(text)
@@ -51,12 +57,13 @@ class Method:
     place: Mapping[str, Converter] = field(default_factory=dict)
     objective: Mapping[str, Converter] = field(default_factory=dict)
     model: Mapping[str, Converter] = field(default_factory=dict)
+    scoring: Mapping[str, Converter] = field(default_factory=dict)
     learns: bool = False  # has weights of its own: off the shelf it would choose at random
     version: int = 1  # part of the name of a run: raise it when the method computes something else
 
     @property
     def options(self) -> dict[str, Converter]:
-        return {**self.place, **self.objective, **self.model}
+        return {**self.place, **self.objective, **self.model, **self.scoring}
 
 
 _MODULES: dict[str, Converter] = {"rate": float, "ratio": float, "first_extra": int}
@@ -102,6 +109,7 @@ METHODS: dict[str, Method] = {
         {"ratio": float, "blocks": ints},
         {"ratio_weight": float, "distill_weight": float, "token": str, "batch_mean": boolean},
         {**_FUSION, "policy": str},
+        {"eval_mode": eval_mode},
         learns=True,
         version=2,
     ),

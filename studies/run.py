@@ -178,6 +178,8 @@ def _run(config: RunConfig, out: Path, held: _Held) -> None:
     else:
         objective, model = Objective(task.criterion()), built.model
         final = _evaluate(config, model, data, world)
+    wants_masked = spec.values(spec.method.scoring).get("eval_mode") == "masked"
+    masked = _evaluate(config, model, data, world, masked=True) if wants_masked else None
     if not world.first:
         return
     buffer = io.BytesIO()
@@ -185,7 +187,7 @@ def _run(config: RunConfig, out: Path, held: _Held) -> None:
     held.check()
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
-    record = _record(config, spec, data, started) | _outcome(config, built, objective, final, history)
+    record = _record(config, spec, data, started) | _outcome(config, built, objective, final, masked, history)
     write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model), "num_processes": world.size})
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
@@ -218,13 +220,17 @@ def _train(
     return history, trainer.evaluated, final
 
 
-def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World) -> Evaluation:
-    """Scores of the model as it is deployed."""
+def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World, masked: bool = False) -> Evaluation:
+    """Scores of the model as it is deployed, or with dropped tokens marked as in training."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
     task = load_task(config.task)
     size = min(task.eval_batch(data.image_size), data.num_test // world.size)  # a batch for every process
     batches = data.test_batches(max(1, size), world.turns)
-    return task.evaluate(model.fold().to(config.device), batches, config.device, amp, world)
+    model.masked_eval = masked
+    scored = model if masked else model.fold()
+    scores = task.evaluate(scored.to(config.device), batches, config.device, amp, world)
+    model.masked_eval = False
+    return scores
 
 
 def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:
@@ -255,7 +261,12 @@ def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str,
 
 
 def _outcome(
-    config: RunConfig, built: Built, objective: Any, final: Evaluation, history: list[dict[str, Any]]
+    config: RunConfig,
+    built: Built,
+    objective: Any,
+    final: Evaluation,
+    masked: Evaluation | None,
+    history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     deployed = built.model.fold()
     macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
@@ -271,6 +282,7 @@ def _outcome(
         "metrics": {
             "final": {**final.metrics, "epoch": epochs},
             "best": {metric: best[metric], "epoch": best["epoch"]},
+            **({"masked": masked.metrics} if masked is not None else {}),
         },
         "num_items": len(final.predictions["item"]),
         "macs_g": macs.record(dense),

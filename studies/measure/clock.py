@@ -55,7 +55,7 @@ def added_on_cpu(model: nn.Module, images: Tensor) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at its first use; it writes notices to stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model(images)
-    recorded = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    recorded = profiler.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in recorded if event.name() == "[memory]")
     return max(accumulate(change for _, change in changes), default=0)
 
