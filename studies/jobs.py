@@ -20,7 +20,7 @@ from studies.config import RunConfig, from_dict
 from studies.signals import Signals
 
 if TYPE_CHECKING:
-    from studies.run import Host
+    from studies.holding import Host
 
 __all__ = ["Job", "Kind", "RunsFailed"]
 
@@ -62,7 +62,9 @@ class Job:
 
     def _work(self, claim: Callable[[Path], Claim], signals: Signals, slurm: bool) -> list[tuple[str, Callable]]:
         """Name and function of each item."""
-        from studies.run import Host, execute, train_backbone
+        from studies.holding import Host
+        from studies.pretraining import train_backbone
+        from studies.run import execute
 
         if self.kind == "speed":
             return [("the timing", partial(self._time, claim))]

@@ -51,7 +51,7 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
 
 
 def _backbones(configs: list[RunConfig], out: Path, workers: int, threads: int, progress: Progress) -> None:
-    from studies.run import backbone_dir
+    from studies.pretraining import backbone_dir
 
     folders = [backbone_dir(config, out) for config in configs]
     steps = sum(config.backbone_recipe.epochs for config in configs if config.backbone_recipe)

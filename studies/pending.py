@@ -23,7 +23,7 @@ class Pending:
 
 def pending(configs: list[RunConfig], out: Path) -> Pending:
     """What `configs` still need. A record that is broken is moved aside: its run is done again."""
-    from studies.run import backbone_dir
+    from studies.pretraining import backbone_dir
     from studies.study import timing_dir
 
     runs = [config for config in configs if not is_finished(out / "runs" / config.id)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import socket
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["commit", "now", "provenance"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["commit", "now", "provenance", "weight_digest"]
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
@@ -66,3 +70,11 @@ def _git(*args: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def weight_digest(model: nn.Module) -> str:
+    """sha256 over all weights, to compare two runs bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

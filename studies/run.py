@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import resource
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import nn
 
 from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
@@ -25,83 +16,22 @@ from cropr.objective import Objective
 from cropr.vit import ReducedViT
 from results.store import (
     SCHEMA,
-    Claim,
-    ClaimedElsewhere,
-    last_error,
-    run_status,
     write_bytes,
-    write_failure,
     write_json,
 )
-from studies.backbones import create_backbone, sized_for
 from studies.config import RunConfig
 from studies.datasets import create_dataset
 from studies.deploy import save
 from studies.distributed import World, join
+from studies.holding import HERE, Held, Host, claimed
 from studies.measure.flops import check_macs
-from studies.provenance import now, provenance
+from studies.pretraining import ensure_backbone, make_backbone
+from studies.provenance import now, provenance, weight_digest
 from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
 from studies.tasks import Evaluation, load_task
-from studies.train import Stopped, Trainer
+from studies.train import Trainer
 
-__all__ = ["BackboneFailed", "Host", "backbone_dir", "ensure_backbone", "execute", "make_backbone", "train_backbone"]
-
-POLL_S = 2.0  # between two looks at a backbone that another process trains
-
-
-@dataclass(frozen=True)
-class Host:
-    """What surrounds a run: how it claims its directory, the threads of a backbone (a run takes what its config says),
-    who is told of each trainer before it starts, and whether what has failed is tried again."""
-
-    claim: Callable[[Path], Claim] = Claim
-    num_threads: int = 1
-    training: Callable[[Trainer], None] | None = None
-    repeat_failed: bool = True
-
-    def given_up(self, folder: Path) -> bool:
-        return not self.repeat_failed and (folder / "failure.json").exists()
-
-
-HERE = Host()
-
-
-class BackboneFailed(RuntimeError):
-    """The backbone that a run starts from could not be trained."""
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A folder that this process, or the first of its world, has claimed."""
-
-    folder: Path
-    host: Host
-    world: World
-    claim: Claim | None  # None in the others
-
-    def check(self) -> None:
-        """Raise ClaimedElsewhere where another process took over: this one was thought dead and must write no more."""
-        if self.claim is not None and not self.claim.held():
-            raise ClaimedElsewhere(f"{self.folder.name} was taken over: this process was thought dead")
-
-    @contextmanager
-    def recording_failures(self, config: RunConfig) -> Iterator[None]:
-        """Leaves failure.json for what goes wrong; that of an earlier attempt goes as soon as a new one starts."""
-        if self.world.first:
-            (self.folder / "failure.json").unlink(missing_ok=True)
-        try:
-            yield
-        except (ClaimedElsewhere, Stopped):  # nothing went wrong: it is another's now, or it goes on later
-            raise
-        except Exception as error:
-            if self.world.first:
-                write_failure(self.folder, error, config.to_dict())
-            raise
-
-    def run(self, trainer: Trainer) -> list[dict[str, float]]:
-        if self.host.training is not None:
-            self.host.training(trainer)
-        return trainer.run()
+__all__ = ["execute"]
 
 
 def execute(config: RunConfig, out: Path, host: Host = HERE) -> None:
@@ -114,7 +44,7 @@ def execute(config: RunConfig, out: Path, host: Host = HERE) -> None:
     world = join(config.device)
     run_dir = out / "runs" / config.id
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _claimed(run_dir, world, host) as held:
+    with claimed(run_dir, world, host) as held:
         if held is None:
             return
         with held.recording_failures(config):
@@ -126,22 +56,7 @@ def execute(config: RunConfig, out: Path, host: Host = HERE) -> None:
             _run(config, out, held)
 
 
-@contextmanager
-def _claimed(run_dir: Path, world: World, host: Host) -> Iterator[_Held | None]:
-    """Holds the run; None where nothing is to do. The first process finds out for all of them."""
-    with ExitStack() as stack:
-        to_do, claim = False, None
-        try:
-            if world.first:
-                claim = stack.enter_context(host.claim(run_dir))
-                finished = run_status(run_dir).state in ("done", "unreachable")
-                to_do = not finished and not host.given_up(run_dir)
-        finally:
-            (to_do,) = world.any(to_do)
-        yield _Held(run_dir, host, world, claim) if to_do else None
-
-
-def _backbone_for_all(config: RunConfig, out: Path, held: _Held) -> bool:
+def _backbone_for_all(config: RunConfig, out: Path, held: Held) -> bool:
     """Whether the backbone is there: the first process makes sure of it for all of them."""
     there = False
     try:
@@ -153,7 +68,7 @@ def _backbone_for_all(config: RunConfig, out: Path, held: _Held) -> bool:
     return there
 
 
-def _run(config: RunConfig, out: Path, held: _Held) -> None:
+def _run(config: RunConfig, out: Path, held: Held) -> None:
     run_dir, world = held.folder, held.world
     started, (spec,), task = now(), parse(config.reducer), load_task(config.task)
     data = create_dataset(config)
@@ -193,7 +108,7 @@ def _run(config: RunConfig, out: Path, held: _Held) -> None:
 
 
 def _train(
-    config: RunConfig, built: Built, objective: Any, data: Any, held: _Held
+    config: RunConfig, built: Built, objective: Any, data: Any, held: Held
 ) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
     scores: list[Evaluation] = []
 
@@ -300,93 +215,3 @@ def peak_memory_mib(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def weight_digest(model: nn.Module) -> str:
-    """sha256 over all weights, to compare two runs bit for bit."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def backbone_dir(config: RunConfig, out: Path) -> Path:
-    """Where the backbone of this run is trained and kept, by the hash of all that goes into it."""
-    assert config.backbone_recipe is not None
-    content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
-    content += [] if config.task == "classification" else [config.task]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
-
-
-def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
-    """The plain pretrained model: the project's own, a checkpoint, or timm's pretrained weights."""
-    drop_path = config.recipe.drop_path if config.recipe else 0.0
-    own = config.backbone_recipe is not None
-    vit = create_backbone(
-        config.backbone,
-        num_classes=data.num_classes,
-        pretrained=not own and config.checkpoint is None,
-        checkpoint=config.checkpoint,
-        drop_path_rate=drop_path,
-        **(sized_for(config.backbone, data.image_size) if load_task(config.task).DENSE else {}),
-    )
-    if own:
-        vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
-    return vit
-
-
-def ensure_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
-    """The backbone of `config` is there when this returns: trained before, by another process meanwhile, or here.
-
-    Raises BackboneFailed where its training failed; it is tried again when it is submitted again.
-    """
-    folder = backbone_dir(config, out)
-    while not (folder / "backbone.safetensors").exists():
-        if (folder / "failure.json").exists():
-            raise BackboneFailed(f"its backbone failed: {last_error(folder)}; see {folder / 'failure.json'}")
-        try:
-            train_backbone(config, out, host)
-        except ClaimedElsewhere:
-            time.sleep(POLL_S)
-
-
-def train_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
-    """Train the backbone of `config` for its task, on the data set itself, unless it is there. One process
-    does it. A failure is recorded and raised. Raises results.store.ClaimedElsewhere, studies.train.Stopped."""
-    folder = backbone_dir(config, out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with host.claim(folder) as claim:
-        if (folder / "backbone.safetensors").exists() or host.given_up(folder):
-            return
-        held = _Held(folder, host, World(), claim)
-        with held.recording_failures(config):
-            torch.set_num_threads(host.num_threads)
-            _train_backbone(config, held)
-
-
-def _train_backbone(config: RunConfig, held: _Held) -> None:
-    torch.manual_seed(config.seed)
-    folder, recipe = held.folder, config.backbone_recipe
-    started, data = now(), create_dataset(config)
-    assert recipe is not None
-    vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
-    write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
-    task = load_task(config.task)
-    objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
-    model = DenseViT(vit) if task.DENSE else ReducedViT(vit)
-    trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
-    begun = time.monotonic()
-    history = held.run(trainer)
-    batches = data.test_batches(task.eval_batch(data.image_size))
-    scores = task.evaluate(model.to(config.device), batches, config.device)
-    held.check()
-    write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))
-    write_json(folder / "result.json", {
-        "schema": SCHEMA, "status": "done", "metrics": scores.metrics,
-        "train_seconds": history[-1]["train_seconds"],
-        "wall_seconds": time.monotonic() - begun, "weight_digest": weight_digest(vit),
-        "provenance": provenance(config.device, dtype="float32", seeds={"run": config.seed},
-                                 fingerprint=data.fingerprint, started=started),
-    })  # fmt: skip
-    (folder / "last.safetensors").unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class Submitted:
 
 def arrays(left: Pending, out: Path, wanted: Resources) -> list[Array]:
     """How the work that is left is dealt out to jobs, in the order of submission."""
-    from studies.run import backbone_dir
+    from studies.pretraining import backbone_dir
     from studies.study import timing_dir
 
     size = wanted.runs_per_job
@@ -249,7 +249,7 @@ def _new_folder(out: Path, kind: str) -> Path:
 
 def _without(left: Pending, out: Path, live: dict[str, Any]) -> Pending:
     """What is left and no job has, nor any other process."""
-    from studies.run import backbone_dir
+    from studies.pretraining import backbone_dir
     from studies.study import timing_dir
 
     def free(item: str) -> bool:

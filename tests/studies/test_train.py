@@ -17,9 +17,9 @@ from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
 from studies.data import Batch
 from studies.data.scenes import Scenes
+from studies.provenance import weight_digest
 from studies.rates import learning_rate, parameter_groups
 from studies.reducers import build, make_objective, parse
-from studies.run import weight_digest
 from studies.tasks.classification import criterion
 from studies.train import Diverged, Stopped, Trainer
 
