@@ -154,7 +154,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
-    from studies.commands.run import Options, configs_of, execute, only_timed, prepare
+    from studies.commands.run import Options, configs_of, errors_of, execute, only_timed, prepare
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
@@ -184,6 +184,7 @@ def run(
             typer.echo("stopped; run the same command again to continue", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if failed:
+        typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
         where = options.directory / "runs" / "ID" / "failure.json"
         typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
     print_report([options.directory], code=FAILED)

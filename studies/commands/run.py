@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results.store import last_error
 from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
@@ -16,7 +17,7 @@ from studies.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
 from studies.tasks import TASKS
 
-__all__ = ["Options", "configs_of", "execute", "only_timed", "prepare"]
+__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
 
 
 @dataclass
@@ -186,6 +187,16 @@ def preflight(configs: list[RunConfig]) -> str:
     if not reachable:
         raise ValueError("; ".join(floors))
     return data.fingerprint
+
+
+def errors_of(failed: list[str], out: Path) -> list[str]:
+    """A line for each of what `execute` returned: the last one of its error."""
+    lines = []
+    for name in failed:
+        folders = (out / "speed").glob("*") if name == "speed" else [out / "runs" / name]
+        found = [last_error(folder) for folder in folders if (folder / "failure.json").exists()]
+        lines += [f"{name}: {error}" for error in found or [f"it left no record; the logs are in {out}/local or slurm"]]
+    return lines
 
 
 def execute(configs: list[RunConfig], options: Options) -> list[str]:
