@@ -42,6 +42,7 @@ class Recipe:
     backbone_lr: float = 1.0  # factor
     reducer_lr: float = 1.0  # factor, of what a reducer learns from nothing
     freeze_backbone_epochs: float = 0.0
+    evaluate_every: int = 1  # epochs between two evaluations; the last epoch has one
     epoch_offset: int = 0  # first epoch of the data, so that a fine-tune sees other compositions than its backbone
 
 

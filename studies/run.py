@@ -186,7 +186,8 @@ def _outcome(
     deployed = built.model.fold()
     macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
     epochs, metric = config.recipe.epochs if config.recipe else 0, load_task(config.task).METRIC
-    best = max(history, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
+    evaluated = [line for line in history if metric in line]
+    best = max(evaluated, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",

@@ -58,8 +58,8 @@ def _rows(begin: int, end: int, column: Tensor) -> Tensor:
 class Trainer:
     """Trains `model` for `objective` on `data` by `recipe`, in `run_dir`.
 
-    `evaluate(model)` returns the metrics of an epoch; log.jsonl gets one line each. In a `world` of several processes
-    each works off its rows of the same batches, and the first one writes.
+    `evaluate(model)` returns metrics; log.jsonl gets a line for each epoch, with them where the recipe wants them. In a
+    `world` of several processes all of them train, and the first one writes.
     """
 
     def __init__(
@@ -241,7 +241,8 @@ class Trainer:
             "images_per_s": rate,
         }  # fmt: skip
         self.objective.before_step(self.model, 1.0)  # a keep rate that still shrinks is evaluated at its final value
-        if self.evaluate is not None:
+        last, due = epoch + 1 == self.recipe.epochs, (epoch + 1) % self.recipe.evaluate_every == 0
+        if self.evaluate is not None and (last or due):
             line |= self.evaluate(self.evaluated)
         self.history.append(line)
         self.loss_sum.zero_()

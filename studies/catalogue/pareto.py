@@ -20,8 +20,9 @@ BACKBONE = Recipe(
     epochs=55, batch_size=64, lr=2e-3, min_lr=2e-7, warmup_epochs=16.5, warmup_shape="cosine", warmup_start=0.04
 )
 FINETUNE = Recipe(
-    epochs=8, batch_size=32, lr=2.5e-3, layer_decay=0.75, warmup_epochs=0.6, warmup_shape="cosine", epoch_offset=1000
-)
+    epochs=8, batch_size=32, lr=2.5e-3, layer_decay=0.75, warmup_epochs=0.6, warmup_shape="cosine", evaluate_every=2,
+    epoch_offset=1000,
+)  # fmt: skip
 
 # A smoke run: everything happens, nothing is learnt to the end.
 QUICK_BACKBONE = Recipe(

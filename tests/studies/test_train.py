@@ -343,3 +343,9 @@ def test_settings_are_checked():
         replace_key(RECIPE, "epoch", "3")
     with pytest.raises(ValueError, match="is a int"):
         replace_key(RECIPE, "epochs", "many")
+
+
+def test_epochs_are_evaluated_at_the_wanted_distance_and_at_the_end(tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=5, evaluate_every=2)
+    lines = trainer(tmp_path, "none", recipe, evaluate=lambda model: {"top1": 0.5}).run()
+    assert ["top1" in line for line in lines] == [False, True, False, True, True]
