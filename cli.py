@@ -83,32 +83,32 @@ def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]]
 def study_options(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="A study of the catalogue [default: pareto, or the task's].")
+        str | None, typer.Argument(help="A study of the catalogue (default: pareto, or the task's).")
     ] = None,
     reducers: Annotated[
         str | None,
-        typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false [default: the study's]."),
+        typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false (default: the study's)."),
     ] = None,
-    budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs [default: the study's].")] = None,
+    budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 1,
-    task: Annotated[str | None, typer.Option(help="classification or segmentation [default: the study's].")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or segmentation (default: the study's).")] = None,
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     backbone: Annotated[
-        str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE [default: the study's].")
+        str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE (default: the study's).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Record directory [default: out/STUDY].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Record directory (default: out/STUDY).")] = None,
     device: DeviceOption = "auto",
     train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
     recipe: Annotated[
-        str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit [default: the study's].")
+        str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit (default: the study's).")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(
-            callback=from_file, is_eager=True, help="TOML: these options, and a table [set]; what is typed wins."
+            callback=from_file, is_eager=True, help="TOML: these options, and a table `set`; what is typed wins."
         ),
     ] = None,
 ) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def run(
     study: dict[str, Any],
     slurm: tuple[str | None, dict[str, Any]],
     launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes [default: one a core; on a GPU 1].")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
 ) -> None:
@@ -235,13 +235,13 @@ def bench(
     budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",
     batch_sizes: Annotated[str, typer.Option(help="Images at once, such as 1,16.")] = "16",
     img_sizes: Annotated[
-        str | None, typer.Option(help="Image sides in pixels, such as 224,384 [default: the model's own].")
+        str | None, typer.Option(help="Image sides in pixels, such as 224,384 (default: the model's own).")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: DeviceOption = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` [default: print only].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,
     task: Annotated[str, typer.Option(help="classification, or segmentation: with its decoder.")] = "classification",
     as_json: JsonOption = False,
 ) -> None:
@@ -345,7 +345,7 @@ def show(
     directory: Annotated[Path | None, typer.Argument(help="Record directory: its saved models and data set.")] = None,
     items: Annotated[str, typer.Option(help="Numbers of test images of the study.")] = "0,1,2",
     runs: Annotated[
-        str | None, typer.Option(help="Ids of finished runs [default: each reducer at its smallest budget].")
+        str | None, typer.Option(help="Ids of finished runs (default: each reducer at its smallest budget).")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Without DIRECTORY: an image file.")] = None,
     backbone: Annotated[
@@ -354,7 +354,7 @@ def show(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="With --image: timm's pretrained weights.")] = False,
     reducers: Annotated[str, typer.Option(help="With --image: `all`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="With --image: shares of the dense MACs.")] = "0.65",
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures [default: DIRECTORY/report, or .].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures (default: DIRECTORY/report, or .).")] = None,
 ) -> None:
     """Which patches an image loses, block by block, as a picture: of a study's models, or of one off the shelf."""
     from studies.commands.show import show_image, show_study
