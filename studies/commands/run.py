@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,9 +204,10 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     """Do the runs here or on Slurm, with a progress bar on a terminal, quietly elsewhere. Returns the ids of those that
     failed.
 
-    Raises KeyboardInterrupt on Ctrl-C: workers here are stopped, jobs of Slurm go on. Raises ValueError where Slurm
-    refuses.
+    Raises KeyboardInterrupt on Ctrl-C and on TERM: workers here are stopped, jobs of Slurm go on. Raises ValueError
+    where Slurm refuses.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the workers would outlive this process
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -53,21 +53,27 @@ def test_bad_input_is_one_message_and_exit_code_2(args, words, tmp_path):
     assert not list(tmp_path.glob("out/runs/*"))
 
 
+def lines_of(files):
+    return sum(len(path.read_text().splitlines()) for path in files)
+
+
 def test_run_stop_continue_and_repeat(tmp_path):
     out = tmp_path / "out"
     args = ("run", "--quick", "--reducers", "none,random", *TINY, "--out", out)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cli", *map(str, args)]
-    first = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    backbone = out / "backbones"
-    deadline = time.monotonic() + 240
-    while not list(backbone.glob("*/log.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does: the whole foreground group
-    _, message = first.communicate(timeout=120)
-    assert first.returncode == 130 and "same command" in message
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    for number, stop in ((1, os.killpg), (2, os.kill)):
+        started = subprocess.Popen(command, **options)
+        deadline = time.monotonic() + 240
+        while lines_of(out.glob("backbones/*/log.jsonl")) < number and time.monotonic() < deadline:
+            time.sleep(0.2)
+        # What Ctrl-C does: the whole foreground group. Then what `kill` does: the one process.
+        stop(started.pid, signal.SIGINT if stop is os.killpg else signal.SIGTERM)
+        _, message = started.communicate(timeout=120)
+        assert started.returncode == 130 and "same command" in message
+        processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert str(out) not in processes  # no worker is left
 
     again = study(*args)
     assert again.returncode == 0, again.stderr
