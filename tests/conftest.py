@@ -1,9 +1,14 @@
 """For all tests: one torch thread per process, and none of the tests marked gpu where there is no GPU. Modules of this
 folder (golden_numbers, tiny_models) are shared: pyproject.toml puts it on the path."""
 
+import os
 import sys
 
 import pytest
+
+# Processes that tests start use several threads each; threads that wait busily would slow all of them down, 40 times and
+# more, where there are more threads than cores. Read when torch is first used.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_runtest_setup() -> None:
