@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Processes that tests start use several threads each; threads that wait busily would slow all of them down, 40 times and
+# Processes that tests start use several threads each; threads that wait busily slow all of them down, 40 times and
 # more, where there are more threads than cores. Read when torch is first used.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
