@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from studies.backbones import create_backbone
 
 SCRIPT = Path(__file__).parent / "slurm" / "cluster.sh"
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 
 
 class Cluster:
