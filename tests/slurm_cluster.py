@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,7 @@ class Cluster:
         self.folder.chmod(0o755)
         self.environment = {
             "CLUSTER_DIR": str(self.folder / "c"),
-            "CLUSTER_PORT": str(random.randrange(20000, 50000, 200)),
+            "CLUSTER_PORT": str(_free_ports()),
             "CLUSTER_ACCOUNTING": "yes" if accounting else "no",
         }
         self.directories = 0
@@ -86,6 +87,16 @@ class Cluster:
             torch.manual_seed(0)
             save_file(create_backbone("scenes_vit", num_classes=10, pretrained=False).state_dict(), path)
         return f"scenes_vit={path}"
+
+
+def _free_ports() -> int:
+    """The first of 120 free ports, below those that the kernel gives to connections (32768 and up on Linux)."""
+    while True:
+        base = random.randrange(20000, 32600, 120)
+        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
+            for port in range(base, base + 120):
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return base
 
 
 def kill(*pids: int) -> None:
