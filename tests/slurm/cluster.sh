@@ -144,6 +144,8 @@ ready() { [ "$(sinfo -h -N -p debug -o '%N %t' | grep -Ec ' (idle|mix|alloc)$')"
 up() {
   install
   configure
+  # The processes of a job meet at the name of its first node.
+  grep -qw n1 /etc/hosts || echo '127.0.0.1 n1 n2' >>/etc/hosts
   alive munged munged || munged --key-file="$D/munge.key" --socket="$D/run/munge.sock" --pid-file="$D/run/munged.pid" \
     --log-file="$D/log/munged.log" --seed-file="$D/state/munged.seed" --force 2>>"$D/log/munged.err" || fail munged
   [ "$ACCOUNTING" = no ] || alive mariadbd mariadbd || start_accounting
