@@ -155,6 +155,7 @@ def run(
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
     from studies.commands.run import Options, configs_of, errors_of, execute, only_timed, prepare
+    from studies.launch import follows
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
@@ -183,6 +184,8 @@ def run(
         else:
             typer.echo("stopped; run the same command again to continue", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    if follows():
+        return
     if failed:
         typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
         where = options.directory / "runs" / "ID" / "failure.json"

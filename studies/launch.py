@@ -20,7 +20,7 @@ from studies.config import RunConfig
 from studies.jobs import Job
 from studies.pending import epochs_done, is_finished, pending, write_configs
 
-__all__ = ["Progress", "run_here"]
+__all__ = ["Progress", "follows", "in_torchrun", "run_here"]
 
 Progress = Callable[[str, int, int, str], None]  # phase, done, total, what goes on
 POLL_S = 0.5
@@ -28,9 +28,22 @@ FOREVER_MIN = 60 * 24 * 365
 STOP_AGAIN_S = 1.0
 
 
+def in_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def follows() -> bool:
+    """Whether this is a process of torchrun behind the first: it trains with the others and does nothing else."""
+    return in_torchrun() and os.environ["RANK"] != "0"
+
+
 def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progress) -> list[str]:
     """Backbones, then runs in `jobs` processes, then the timing by itself. Returns the ids of the runs that
     failed ("speed": the timing).
+
+    Under torchrun each of its processes comes here, and their workers train together: jobs is 1, and the timing and the
+    failures are the first one's.
 
     Stops its workers and raises KeyboardInterrupt on Ctrl-C; what was going on continues with the next command.
     """
@@ -42,6 +55,8 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
         _backbones(left.backbones, out, min(jobs, len(left.backbones)), share, progress)
     if left.runs:
         _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // jobs), progress)
+    if follows():
+        return []
     if left.timing:
         progress("speed", 0, 1, "all variants, interleaved")
         _work(out, [_job(out, "speed", left.timing, threads)], lambda: None)

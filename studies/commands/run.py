@@ -148,8 +148,13 @@ def device_of(options: Options) -> str:
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
+    from studies.launch import in_torchrun
     from studies.study import check_identity, writable
 
+    if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
+        raise ValueError(
+            "under torchrun all processes train one run after the other: no --launcher slurm, --jobs, --rerun"
+        )
     fingerprint = preflight(configs)
     writable(options.directory)
     check_identity(configs, options.directory, fingerprint)
@@ -211,7 +216,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from studies.launch import run_here
+    from studies.launch import in_torchrun, run_here
     from studies.slurm import run_there
 
     out = options.directory
@@ -228,7 +233,8 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
         if options.launcher == "slurm":
             failed = run_there(configs, out, resources(options.profile, options.slurm), progress=progress)
         else:
-            jobs = options.jobs or (1 if configs[0].device == "cuda" else os.cpu_count() or 1)
+            alone = configs[0].device == "cuda" or in_torchrun()
+            jobs = options.jobs or (1 if alone else os.cpu_count() or 1)
             failed = run_here(configs, out, jobs=jobs, progress=progress)
     if not failed:
         drop_aside(record_dirs(configs, options), out)

@@ -100,6 +100,30 @@ def test_runs_of_two_processes_leave_one_record(folder, tmp_path):
     assert json.loads((ours / trained.id / "config.json").read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
+def test_torchrun_makes_one_study_of_its_processes(folder, tmp_path):
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "cli",
+        "run",
+    ]
+    study = ["--quick", "--reducers", "random", "--backbone", f"scenes_vit={folder / 'weights.safetensors'}"]
+    study += ["--set", "epochs=1", "--set", "batch_size=449", "--out", str(tmp_path / "out")]
+    refused = subprocess.run([*torchrun, *study, "--jobs", "2"], capture_output=True, text=True, check=False)
+    assert refused.returncode != 0 and "under torchrun" in refused.stderr
+    done = subprocess.run([*torchrun, *study], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1  # the report of the first process
+    (result,) = (tmp_path / "out" / "runs").glob("*/result.json")
+    assert read_result(result)["num_processes"] == 2
+    assert len(list((tmp_path / "out" / "speed").glob("*/result.json"))) == 1
+
+
 def test_every_row_and_every_batch_has_one_owner():
     for size in (1, 2, 3, 7):
         worlds = [World(rank, size) for rank in range(size)]
