@@ -81,25 +81,25 @@ def submitted(out: Path, kind: str = "runs") -> list[list[str]]:
 
 def test_two_submitters_at_once_make_one_study_that_equals_the_local_one(cluster: Cluster) -> None:
     here, there = cluster.directory(), cluster.directory()
-    args = ("--quick", "--reducers", "none,random,cropr", "--set", "epochs=1", "--set", "batch_size=449", "--out")
+    args = ("--quick", "--out")  # the default study
     both = [
         command("submit", *args, there, "--cpus", os.cpu_count(), "--time", "60", "--runs-per-job", 2) for _ in range(2)
     ]
     outputs = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert [len(items) for items in submitted(there)] == [3] and [len(i) for i in submitted(there, "backbone")] == [1]
-    assert any("3 runs are queued or running already" in text for text in outputs)
+    assert [len(items) for items in submitted(there)] == [6] and [len(i) for i in submitted(there, "backbone")] == [1]
+    assert any("6 runs are queued or running already" in text for text in outputs)
     assert {job.partition("_")[0] for item, job in job_of(there).items() if item.startswith("runs/")} != set()
 
     study("run", *args, here, "--jobs", 1)
     wait_until(lambda: not going_on(survey(there)), "the study ends")
     assert set(states(there).values()) == {"done"}, study("status", there).output
-    assert outcome(there) == outcome(here) and len(outcome(here)) == 3
+    assert outcome(there) == outcome(here) and len(outcome(here)) == 6
     digests = [json.loads(next(o.glob("backbones/*/result.json")).read_text())["weight_digest"] for o in (here, there)]
     assert digests[0] == digests[1]
     assert [
         len(record["variants"]) for record in map(json.loads, map(Path.read_text, there.glob("speed/*/result.json")))
-    ] == [3]
+    ] == [6]
 
     before = results(there)
     assert "nothing to submit" in study("submit", *args, there).output
