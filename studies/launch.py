@@ -54,7 +54,8 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
         share = max(1, threads // min(jobs, len(left.backbones)))
         _backbones(left.backbones, out, min(jobs, len(left.backbones)), share, progress)
     if left.runs:
-        _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // jobs), progress)
+        sharing = jobs * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes here
+        _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // sharing), progress)
     if follows():
         return []
     if left.timing:

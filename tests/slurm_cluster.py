@@ -3,12 +3,13 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ class Cluster:
             "CLUSTER_ACCOUNTING": "yes" if accounting else "no",
         }
         self.directories = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, accounting: bool) -> Iterator["Cluster"]:
+        """One that is up, and that commands and jobs of this process find; down and gone behind it."""
+        cluster = cls(accounting)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(cluster.folder / "c" / "slurm.conf"))
+            patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # the jobs': sbatch takes it along
+            try:
+                cluster.script("up")
+                yield cluster
+            finally:
+                cluster.script("down")
+                shutil.rmtree(cluster.folder)
 
     def script(self, *args: str) -> None:
         log = self.folder / "cluster.log"  # no pipe: the daemons would hold it open
@@ -90,7 +106,7 @@ class Cluster:
 
 
 def _free_ports() -> int:
-    """The first of 120 free ports, below those that the kernel gives to connections (32768 and up on Linux)."""
+    """The first of 120 ports that are free, below those that Linux gives to connections (32768 and up)."""
     while True:
         base = random.randrange(20000, 32600, 120)
         with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):

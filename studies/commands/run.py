@@ -88,10 +88,14 @@ def study_of(options: Options) -> Study:
 
 
 def only_timed(options: Options) -> Bench | None:
-    """What to `bench`, where the study trains nothing."""
+    """What to `bench`, where the study trains nothing. Raises ValueError."""
+    from studies.launch import in_torchrun
+
     study = study_of(options)
     if study.trains:
         return None
+    if in_torchrun():
+        raise ValueError(f"study {options.name} trains nothing, so that torchrun's processes have nothing to share")
     values, quick = study.recipes, options.quick
     return Bench(
         options.backbone or study.backbone, options.reducers or study.reducers, options.budgets or study.budgets,
@@ -152,9 +156,7 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
     from studies.study import check_identity, writable
 
     if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
-        raise ValueError(
-            "under torchrun all processes train one run after the other: no --launcher slurm, --jobs, --rerun"
-        )
+        raise ValueError("under torchrun all processes share one run: no --launcher slurm, no --jobs, no --rerun")
     fingerprint = preflight(configs)
     writable(options.directory)
     check_identity(configs, options.directory, fingerprint)

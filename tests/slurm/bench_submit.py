@@ -7,8 +7,6 @@ A run that does nothing is one that turns out to be finished when its job comes 
 """
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,14 +33,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--runs-per-job", type=int, default=50)
     args = parser.parse_args()
-    cluster = Cluster(accounting=False)
-    os.environ |= {"SLURM_CONF": str(cluster.folder / "c" / "slurm.conf"), "PYTHONPATH": str(ROOT)}
-    try:
-        cluster.script("up")
+    with Cluster.running(accounting=False) as cluster:
         submission(cluster, args.runs, args.runs_per_job)
-    finally:
-        cluster.script("down")
-        shutil.rmtree(cluster.folder)
     with tempfile.TemporaryDirectory() as temporary:
         records(Path(temporary) / "study")
 

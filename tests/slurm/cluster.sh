@@ -1,7 +1,7 @@
 #!/bin/bash
 # A real Slurm cluster on one machine, as root: munged, [mariadbd, slurmdbd,] slurmctld and slurmd for nodes n1, n2, all
-# bound to 127.0.0.1, everything below $CLUSTER_DIR (under 60 characters: Unix sockets). Debian's packages are installed
-# where they are missing.
+# bound to 127.0.0.1, everything below $CLUSTER_DIR (under 60 characters: Unix sockets), but the names n1 and n2, which are
+# added to /etc/hosts and stay there. Debian's packages are installed where they are missing.
 #   cluster.sh install            the packages
 #   cluster.sh up | down          what runs is left alone | what it started is stopped, by pid file
 #   cluster.sh start NAME         slurmctld, n1 or n2 again, after a test has killed it

@@ -101,19 +101,10 @@ def test_runs_of_two_processes_leave_one_record(folder, tmp_path):
 
 
 def test_torchrun_makes_one_study_of_its_processes(folder, tmp_path):
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "cli",
-        "run",
-    ]
-    study = ["--quick", "--reducers", "random", "--backbone", f"scenes_vit={folder / 'weights.safetensors'}"]
-    study += ["--set", "epochs=1", "--set", "batch_size=449", "--out", str(tmp_path / "out")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    study = ["-m", "cli", "run", "--quick", "--reducers", "random"]
+    study += ["--backbone", f"scenes_vit={folder / 'weights.safetensors'}", "--out", str(tmp_path / "out")]
+    study += ["--set", "epochs=1", "--set", "batch_size=449"]
     refused = subprocess.run([*torchrun, *study, "--jobs", "2"], capture_output=True, text=True, check=False)
     assert refused.returncode != 0 and "under torchrun" in refused.stderr
     done = subprocess.run([*torchrun, *study], capture_output=True, text=True, check=False)
