@@ -160,15 +160,20 @@ def test_a_time_limit_a_dead_node_and_a_new_controller(cluster: Cluster) -> None
     args = (*args, "--set", "evaluate_every=50", "--backbone", cluster.random_backbone(), "--out")
     study("submit", *args, out, "--cpus", "1", "--time", 3)
     names = sorted(path.name for path in (out / "runs").iterdir())
-    limited = job_of(out)[f"runs/{names[0]}"]
-    wait_until(lambda: "Restarts=0" not in cluster.call("scontrol", "show", "job", limited), "it is requeued")
+    jobs = [job_of(out)[f"runs/{name}"] for name in names]
+
+    # Not while jobs are requeued: a killed controller forgets what it did in its last seconds, and a requeue with it.
+    wait_until(lambda: all(len(epochs(out, name)) > 4 for name in names), "five epochs")
     kill(cluster.daemon("slurmctld"))
     cluster.script("start", "slurmctld")
+    for job in jobs:
+        wait_until(lambda job=job: "Restarts=0" not in cluster.call("scontrol", "show", "job", job), "it is requeued")
     wait_until(lambda: cluster.call("squeue", "-h", "-o", "%N", "-t", "RUNNING"), "one runs")
     node = cluster.call("squeue", "-h", "-o", "%N", "-t", "RUNNING").split()[0]
     cluster.node_dies(node)
-    assert set(runs_end(out).values()) == {"done"}  # Slurm itself runs them again, on the other node
+    ended = runs_end(out)  # Slurm itself runs them again, on the other node
     cluster.script("start", node)
+    assert set(ended.values()) == {"done"}
     assert len(submitted(out)) == 1
     assert all(epochs(out, name) == list(range(1, 51)) for name in names)
     study("run", *args, reference, "--jobs", 2)
