@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe", "sized_for"]
 
-# "class" is of timm; the other values are arguments of its constructor.
-EMBEDDED: dict[str, dict[str, Any]] = {
-    "scenes_vit": {
-        "class": "vit", "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_ratio": 4.0,
-        "num_classes": 10, "global_pool": "token",
-    },
-    "scenes_eva": {
-        "class": "eva", "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_ratio": 4.0,
-        "num_classes": 10, "global_pool": "token", "use_rot_pos_emb": True, "swiglu_mlp": False, "qkv_fused": True,
-    },
+_SMALL: dict[str, Any] = {
+    "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_ratio": 4.0, "num_classes": 10,
+    "global_pool": "token",
 }  # fmt: skip
+# "class" is of timm, and "sincos_amplitude" ours (see _start_with_sines); the others are arguments of its constructor.
+EMBEDDED: dict[str, dict[str, Any]] = {
+    "scenes_vit": {"class": "vit", **_SMALL},
+    "scenes_vit_sincos": {"class": "vit", **_SMALL, "sincos_amplitude": 0.5},
+    "scenes_eva": {"class": "eva", **_SMALL, "use_rot_pos_emb": True, "swiglu_mlp": False, "qkv_fused": True},
+}
+SINCOS_TEMPERATURE = 100.0  # the longest wave is some 600 patches, 10,000 would be for sentences
 SCENES_DATA = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
 
 _logger = logging.getLogger(__name__)
@@ -180,10 +180,26 @@ def _build_embedded(name: str, options: dict[str, Any]) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     values = {**EMBEDDED[name], **options}
+    amplitude = values.pop("sincos_amplitude", None)
     model = {"vit": VisionTransformer, "eva": Eva}[values.pop("class")](**values)
+    if amplitude is not None:
+        _start_with_sines(model, amplitude)
     size = EMBEDDED[name]["img_size"]
     model.pretrained_cfg = {
         "architecture": name, "input_size": (3, size, size), "classifier": "head",
         "num_classes": EMBEDDED[name]["num_classes"], **SCENES_DATA,
     }  # fmt: skip
     return model
+
+
+def _start_with_sines(vit: nn.Module, amplitude: float) -> None:
+    """Position embeddings of the patches start as sines and cosines of row and column (as in Vision Transformers of
+    arXiv 2104.02057) and are learned from there. A small model that has to find out first which patches are neighbours
+    takes twice as long, and Cropr's queries, one for each patch, find theirs by these embeddings."""
+    import torch
+    from timm.layers import build_sincos2d_pos_embed
+
+    grid = list(vit.patch_embed.grid_size)
+    sines = build_sincos2d_pos_embed(grid, dim=vit.embed_dim, temperature=SINCOS_TEMPERATURE, interleave_sin_cos=False)
+    with torch.no_grad():
+        vit.pos_embed[:, vit.num_prefix_tokens :] = amplitude * sines

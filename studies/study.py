@@ -36,10 +36,12 @@ class Study:
 STUDIES = {
     "pareto": Study("accuracy against cost of every reducer at the same budgets", "classification", pareto),
     "segmentation": Study(
-        "the same for semantic segmentation", "segmentation", segmentation, budgets=segmentation.BUDGETS
+        "the same for semantic segmentation", "segmentation", segmentation,
+        budgets=segmentation.BUDGETS, backbone=segmentation.BACKBONE_NAME,
     ),
     "fusion": Study(
-        "what becomes of dropped patches in segmentation", "segmentation", segmentation, fusion.REDUCERS, fusion.BUDGETS
+        "what becomes of dropped patches in segmentation", "segmentation", segmentation,
+        fusion.REDUCERS, fusion.BUDGETS, segmentation.BACKBONE_NAME,
     ),
     "resolution": Study(
         "cost and speed against image size, random weights", "segmentation", resolution,

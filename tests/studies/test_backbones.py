@@ -1,6 +1,7 @@
 """Backbones by name and out of files: timm's own results, and one clear message for each bad file."""
 
 import logging
+import math
 import subprocess
 import sys
 
@@ -47,8 +48,29 @@ def test_embedded_backbones(name):
     assert (model.cls_token is not None, model.global_pool) == (True, "token")
 
 
+def test_position_embeddings_start_as_sines_of_row_and_column():
+    """sin and cos of row and column at 24 wavelengths, computed in loops; the class token's is as without them."""
+    torch.manual_seed(0)
+    plain = create_backbone("scenes_vit", pretrained=False)
+    torch.manual_seed(0)
+    model = create_backbone("scenes_vit_sincos", pretrained=False, num_classes=11)
+    found, waves = model.pos_embed.detach()[0].double(), 96 // 4
+    for row in range(8):
+        for column in range(8):
+            expected = []
+            for wave in (math.sin, math.cos):
+                for at in (row, column):
+                    expected += [0.5 * wave(at * 100 ** (-w / waves)) for w in range(waves)]
+            assert sorted(found[1 + row * 8 + column].tolist()) == pytest.approx(sorted(expected), abs=1e-6)
+    distances = torch.cdist(found[1:], found[1:]) + 9 * torch.eye(64)
+    nearest = (distances.argmin(1) - torch.arange(64)).abs()
+    assert torch.isin(nearest, torch.tensor([1, 8])).all()  # a neighbour on the grid
+    assert torch.equal(model.pos_embed[:, :1], plain.pos_embed[:, :1]) and model.pos_embed.requires_grad
+    assert torch.equal(model.blocks[5].mlp.fc2.weight, plain.blocks[5].mlp.fc2.weight)
+
+
 def test_options_reach_the_model():
-    for name in ("scenes_vit", "scenes_eva", "test_vit", "eva02_tiny_patch14_224"):
+    for name in ("scenes_vit", "scenes_vit_sincos", "scenes_eva", "test_vit", "eva02_tiny_patch14_224"):
         model = create_backbone(
             name, pretrained=False, num_classes=3, img_size=64, patch_size=8, global_pool="avg", drop_path_rate=0.3
         )
