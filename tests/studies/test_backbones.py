@@ -53,7 +53,7 @@ def test_position_embeddings_start_as_sines_of_row_and_column():
     torch.manual_seed(0)
     plain = create_backbone("scenes_vit", pretrained=False)
     torch.manual_seed(0)
-    model = create_backbone("scenes_vit_sincos", pretrained=False, num_classes=11)
+    model = create_backbone("scenes_vit_sincos", pretrained=False)
     found, waves = model.pos_embed.detach()[0].double(), 96 // 4
     for row in range(8):
         for column in range(8):
