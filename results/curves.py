@@ -21,11 +21,11 @@ _CURVE = [*GROUP, "reducer", "options", "method_version", "objective", "lr", "ep
 _VARIANT = [*_CURVE, "variant", "status"]
 _FLAGGED = ["commit", "dirty", "python", "device", "device_name", "dtype"]  # and every package
 _MEAN = [
-    "budget_asked", "budget_reached", "floor", "metric", "metric_best", "metric_masked", "macs_g", "macs_backbone_g",
+    "budget_reached", "floor", "metric", "metric_best", "metric_masked", "macs_g", "macs_backbone_g",
     "macs_scoring_g",
     "macs_decoder_g", "macs_dense_g", "params_m", "num_items", "train_peak_memory_mib", "train_s",
 ]  # fmt: skip
-_FIRST = ["label", "schedule_kind", "commit", "device_name", "dtype", "num_threads", "sdpa_backend"]
+_FIRST = ["label", "budget_asked", "schedule_kind", "commit", "device_name", "dtype", "num_threads", "sdpa_backend"]
 
 
 def variant_frame(runs: pd.DataFrame) -> pd.DataFrame:

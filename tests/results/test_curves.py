@@ -95,6 +95,14 @@ def test_pairs_within_a_budget_only(tmp_path: Path) -> None:
     assert (pairs["p_holm"] >= pairs["p"]).all() and (pairs["p_holm"] > pairs["p"]).any()
 
 
+def test_methods_with_unlike_numbers_of_seeds_are_paired(tmp_path: Path) -> None:
+    """The mean of three times 0.8 is not 0.8 in floating point."""
+    synthetic_records.write_study(tmp_path / "a", methods=("none", "cropr"), budgets=(0.8,), seeds=3)
+    synthetic_records.write_run(tmp_path / "a", "tome", 0.8, 0, _hit(0.9, 2250))
+    _, variants, pairs = _compared(tmp_path / "a")
+    assert set(variants["budget_asked"].dropna()) == {0.8} and len(pairs) == 1
+
+
 def test_records_made_differently_are_flagged_with_what_and_how_many(tmp_path: Path) -> None:
     synthetic_records.write_study(tmp_path / "a", seeds=2, num_items=100)
     runs = tmp_path / "a" / "runs"
