@@ -27,7 +27,8 @@ from studies.holding import HERE, Held, Host, claimed
 from studies.measure.flops import check_macs
 from studies.pretraining import ensure_backbone, make_backbone
 from studies.provenance import now, provenance, weight_digest
-from studies.reducers import Built, Spec, Unreachable, build, make_objective, parse
+from studies.reducer_specs import Spec, parse
+from studies.reducers import Built, Unreachable, build, make_objective
 from studies.tasks import Evaluation, load_task
 from studies.train import Trainer
 

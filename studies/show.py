@@ -28,7 +28,8 @@ from studies.datasets import create_dataset
 from studies.deploy import load
 from studies.measure.bench import variants_of
 from studies.nearest import nearest
-from studies.reducers import METHODS, Spec, build
+from studies.reducer_specs import METHODS, Spec
+from studies.reducers import build
 
 __all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
 

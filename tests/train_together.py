@@ -14,7 +14,8 @@ from cropr.objective import CrossEntropy, Objective, Term
 from studies.config import Recipe, RunConfig
 from studies.data.scenes import Scenes
 from studies.distributed import ALONE, join
-from studies.reducers import build, make_objective, parse
+from studies.reducer_specs import parse
+from studies.reducers import build, make_objective
 from studies.run import execute
 from studies.tasks.classification import criterion
 from studies.train import Trainer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.store import SCHEMA, Claim, read_json, read_result, write_json
 from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
-from studies.reducers import parse
+from studies.reducer_specs import parse
 from studies.tasks import TASKS, load_task
 
 if TYPE_CHECKING:

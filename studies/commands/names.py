@@ -35,7 +35,7 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
 
 def _reducers() -> dict[str, dict[str, Any]]:
     from studies.reducer_options import MEANINGS
-    from studies.reducers import METHODS
+    from studies.reducer_specs import METHODS
 
     return {
         name: {

@@ -13,7 +13,8 @@ from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.profile import resources
-from studies.reducers import Spec, Unreachable, parse
+from studies.reducer_specs import Spec, parse
+from studies.reducers import Unreachable
 from studies.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
 from studies.tasks import TASKS

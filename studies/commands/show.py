@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.commands.options import parse_budgets
-from studies.reducers import parse
+from studies.reducer_specs import parse
 
 __all__ = ["show_image", "show_study"]
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from studies.backbones import create_backbone
 from studies.catalogue.pareto import FINETUNE
 from studies.data.scenes import Scenes
-from studies.reducers import build, make_objective, parse
+from studies.reducer_specs import parse
+from studies.reducers import build, make_objective
 from studies.tasks.classification import criterion
 from studies.train import Trainer
 

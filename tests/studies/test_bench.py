@@ -11,7 +11,7 @@ from results.store import load_records
 from studies.backbones import create_backbone
 from studies.commands.bench import lines
 from studies.measure.bench import bench, variants_of
-from studies.reducers import parse
+from studies.reducer_specs import parse
 
 ARGS = ("bench", "--backbone", "scenes_vit", "--reducers", "random,cropr", "--rounds", 2, "--img-sizes", "32,48")
 

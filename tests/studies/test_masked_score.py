@@ -11,7 +11,7 @@ from results.report import build
 from studies.backbones import create_backbone
 from studies.config import Recipe
 from studies.data.scenes import Scenes
-from studies.reducers import parse
+from studies.reducer_specs import parse
 from studies.run import execute
 from studies.study import plan
 

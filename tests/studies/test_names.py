@@ -10,7 +10,7 @@ from baselines import dynamicvit, evit, tome
 from cropr.cropr import CroprModule, CroprObjective
 from cropr.vit import ReducedViT
 from studies.reducer_options import MEANINGS
-from studies.reducers import METHODS
+from studies.reducer_specs import METHODS
 
 
 def test_every_option_has_a_meaning():

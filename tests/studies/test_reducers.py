@@ -7,7 +7,8 @@ from cropr.cropr import scales
 from cropr.macs import dense_macs
 from cropr.schedule import solve
 from studies.backbones import create_backbone
-from studies.reducers import METHODS, Unreachable, build, parse
+from studies.reducer_specs import METHODS, parse
+from studies.reducers import Unreachable, build
 
 
 def tiny(**options):

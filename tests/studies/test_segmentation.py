@@ -23,7 +23,8 @@ from studies.config import Recipe, RunConfig
 from studies.data import Batch
 from studies.datasets import create_dataset
 from studies.measure.flops import check_macs
-from studies.reducers import build, make_objective, parse
+from studies.reducer_specs import parse
+from studies.reducers import build, make_objective
 from studies.show import pixel_maps, trace
 from studies.study import STUDIES
 from studies.tasks import TASKS, load_task

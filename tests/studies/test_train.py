@@ -19,7 +19,8 @@ from studies.data import Batch
 from studies.data.scenes import Scenes
 from studies.provenance import weight_digest
 from studies.rates import learning_rate, parameter_groups
-from studies.reducers import build, make_objective, parse
+from studies.reducer_specs import parse
+from studies.reducers import build, make_objective
 from studies.tasks.classification import criterion
 from studies.train import Diverged, Stopped, Trainer
 
