@@ -6,7 +6,9 @@ Source: arXiv 2412.00965, ADE20k: none 47.7 mIoU, concatenation at the end 51.8,
 fusion 56.6, dense 56.7.
 Command: `cropr-study run fusion`
 Expected: the order of the paper at its ends: last-layer fusion nearest to dense, none farthest.
-Time: about 8 minutes on 2 cores for one seed, by the CPU seconds of its steps.
+Seen: on seed 0 -1.4 mIoU with last-layer fusion, DToP-style logits -1.6, concatenation -2.2, mask tokens -14.5, none
+-35.5, nearest kept -45.7.
+Time: 7 minutes on 2 cores for one seed, and 3 for its backbone (one run).
 Values: recipes of the segmentation study. Every mode has the same budget, so that those which do not run the last block
 on all patches keep more of them.
 """
