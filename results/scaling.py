@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from results.plots import RC, curve_styles
 
@@ -55,9 +56,12 @@ def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -
                     marker=style.marker, markersize=4, markeredgecolor="white", markeredgewidth=0.4, elinewidth=0.5,
                     label=points["label"].iloc[0],
                 )  # fmt: skip
-            axes.set(xscale="log", yscale="linear" if column == "peak_memory_mib" else "log", ylabel=label)
-            for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                ticks(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
+            axes.set(xscale="log", ylabel=label)
+            if column != "peak_memory_mib":
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # labels of nine steps a decade overlap
+                axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
             axes.grid(axis="y", color="#EEEEEE", linewidth=0.4)
         every[-1].set_xticks(sorted(rows["img_size"].unique()), minor=False)
         every[-1].set_xticks([], minor=True)
