@@ -28,7 +28,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
     "scenes_vit_sincos": {"class": "vit", **_SMALL, "sincos_amplitude": 0.5},
     "scenes_eva": {"class": "eva", **_SMALL, "use_rot_pos_emb": True, "swiglu_mlp": False, "qkv_fused": True},
 }
-SINCOS_TEMPERATURE = 100.0  # the longest wave is some 600 patches, 10,000 would be for sentences
+SINCOS_TEMPERATURE = 100.0  # wavelengths of 6 to 519 patches at this width
 SCENES_DATA = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
 
 _logger = logging.getLogger(__name__)
@@ -193,9 +193,8 @@ def _build_embedded(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _start_with_sines(vit: nn.Module, amplitude: float) -> None:
-    """Position embeddings of the patches start as sines and cosines of row and column (as in Vision Transformers of
-    arXiv 2104.02057) and are learned from there. A small model that has to find out first which patches are neighbours
-    takes twice as long, and Cropr's queries, one for each patch, find theirs by these embeddings."""
+    """Position embeddings of the patches start as sines and cosines of row and column (MoCo v3, arXiv 2104.02057,
+    where they stay so) and are learned from there. Why: see catalogue/segmentation.py."""
     import torch
     from timm.layers import build_sincos2d_pos_embed
 

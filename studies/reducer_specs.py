@@ -152,6 +152,7 @@ def parse(text: str) -> list[Spec]:
 
 
 def parse_one(text: str) -> Spec:
+    """One spec. Raises ValueError."""
     name, _, rest = text.partition(":")
     if name not in METHODS:
         raise ValueError(nearest("reducer", name, [*METHODS, "all"]))

@@ -14,7 +14,7 @@ from results.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import fusion, pareto, resolution, segmentation
 from studies.config import Recipe, RunConfig
 from studies.measure.speed_record import DENSE
-from studies.reducer_specs import Spec
+from studies.reducer_specs import Spec, parse
 
 __all__ = ["STUDIES", "Study", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
 
@@ -153,7 +153,6 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     from studies.datasets import create_dataset
     from studies.measure.bench import bench
     from studies.provenance import now, provenance
-    from studies.reducer_specs import parse
     from studies.tasks import load_task
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)

@@ -1,5 +1,7 @@
 """The figure of cost, speed and memory against image size."""
 
+from itertools import pairwise
+
 import pandas as pd
 
 from results.scaling import draw_scaling
@@ -32,6 +34,16 @@ def test_every_variant_is_a_line_through_its_figures_at_every_size():
     dense, cropr = (container.lines[0] for container in figure.axes[0].containers)
     assert list(dense.get_xdata()) == [224, 384, 512]
     assert list(cropr.get_ydata()) == [0.5 * size**2 / 1e5 for size in (224, 384, 512)]
+
+
+def test_labels_of_an_axis_do_not_overlap():
+    figure = draw_scaling(timings([224, 384, 512, 768]), "title")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = [label for label in axes.get_yticklabels(which="both") if label.get_text()]
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+        assert len(boxes) > 2
+        assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
 
 
 def test_a_figure_without_memory_has_two_panels():

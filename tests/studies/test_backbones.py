@@ -49,7 +49,7 @@ def test_embedded_backbones(name):
 
 
 def test_position_embeddings_start_as_sines_of_row_and_column():
-    """sin and cos of row and column at 24 wavelengths, computed in loops; the class token's is as without them."""
+    """Sines of row, then column, then cosines, at 24 wavelengths each; the class token's is as without them."""
     torch.manual_seed(0)
     plain = create_backbone("scenes_vit", pretrained=False)
     torch.manual_seed(0)
@@ -61,10 +61,7 @@ def test_position_embeddings_start_as_sines_of_row_and_column():
             for wave in (math.sin, math.cos):
                 for at in (row, column):
                     expected += [0.5 * wave(at * 100 ** (-w / waves)) for w in range(waves)]
-            assert sorted(found[1 + row * 8 + column].tolist()) == pytest.approx(sorted(expected), abs=1e-6)
-    distances = torch.cdist(found[1:], found[1:]) + 9 * torch.eye(64)
-    nearest = (distances.argmin(1) - torch.arange(64)).abs()
-    assert torch.isin(nearest, torch.tensor([1, 8])).all()  # a neighbour on the grid
+            assert found[1 + row * 8 + column].tolist() == pytest.approx(expected, abs=1e-6)
     assert torch.equal(model.pos_embed[:, :1], plain.pos_embed[:, :1]) and model.pos_embed.requires_grad
     assert torch.equal(model.blocks[5].mlp.fc2.weight, plain.blocks[5].mlp.fc2.weight)
 
