@@ -155,7 +155,7 @@ def run(
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
     from studies.commands.run import Options, configs_of, errors_of, execute, only_timed, prepare
-    from studies.launch import follows
+    from studies.launch.here import follows
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
@@ -201,8 +201,8 @@ def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
     from studies.commands.run import Options, configs_of, only_timed, prepare
-    from studies.profile import resources
-    from studies.slurm import submit as send
+    from studies.launch.profile import resources
+    from studies.launch.slurm import submit as send
 
     options = Options(**study, launcher="slurm", profile=slurm[0], slurm=slurm[1])
     with usage_errors():
@@ -224,7 +224,7 @@ def print_dry_run(configs: list, options: Any) -> None:
     typer.echo("\n".join(config.id for config in configs))
     if options.launcher == "slurm":
         from studies.commands.cluster import dry_run
-        from studies.profile import resources
+        from studies.launch.profile import resources
 
         typer.echo(dry_run(configs, options.directory, resources(options.profile, options.slurm)))
 
@@ -301,7 +301,7 @@ def status(
     from dataclasses import asdict
 
     from studies.commands.cluster import status_lines
-    from studies.progress import going_on, survey
+    from studies.launch.progress import going_on, survey
 
     while True:
         with usage_errors():

@@ -146,7 +146,7 @@ def _existing(path: Path) -> Path:
 
 
 def _git() -> Finding:
-    from studies.provenance import commit
+    from studies.runs.provenance import commit
 
     if shutil.which("git") is None:
         return Finding("git", "note", "not installed: records do not name the commit")

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
-from results.pictures import Row
-from results.store import load_records, read_json
-from studies.backbones import create_backbone
+from results.figures.pictures import Row
+from results.records.store import load_records, read_json
 from studies.config import from_dict
 from studies.data import IGNORE_INDEX
+from studies.data.datasets import create_dataset
 from studies.data.transforms import eval_transform
-from studies.datasets import create_dataset
-from studies.deploy import load
 from studies.measure.bench import variants_of
+from studies.models.backbones import create_backbone
+from studies.models.deploy import load
+from studies.models.reducers import build
 from studies.nearest import nearest
 from studies.reducer_specs import METHODS, Spec
-from studies.reducers import build
 
 __all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from results.store import SCHEMA, Claim, read_json, write_json
+from results.records.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import fusion, pareto, resolution, segmentation
 from studies.config import Recipe, RunConfig
 from studies.measure.speed_record import DENSE
@@ -145,14 +145,14 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], Claim] = Claim) -> None:
     """Time every variant of the study beside the dense model, all in this process, and record it.
 
-    Raises results.store.ClaimedElsewhere where another process is at it.
+    Raises results.records.store.ClaimedElsewhere where another process is at it.
     """
     import torch
 
-    from studies.backbones import create_backbone, sized_for
-    from studies.datasets import create_dataset
+    from studies.data.datasets import create_dataset
     from studies.measure.bench import bench
-    from studies.provenance import now, provenance
+    from studies.models.backbones import create_backbone, sized_for
+    from studies.runs.provenance import now, provenance
     from studies.tasks import load_task
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)

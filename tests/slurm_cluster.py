@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from studies.backbones import create_backbone
+from studies.models.backbones import create_backbone
 
 SCRIPT = Path(__file__).parent / "slurm" / "cluster.sh"
 TIMEOUT_S = 900

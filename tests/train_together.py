@@ -13,12 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from cropr.objective import CrossEntropy, Objective, Term
 from studies.config import Recipe, RunConfig
 from studies.data.scenes import Scenes
-from studies.distributed import ALONE, join
+from studies.models.reducers import build, make_objective
 from studies.reducer_specs import parse
-from studies.reducers import build, make_objective
-from studies.run import execute
+from studies.runs.run import execute
 from studies.tasks.classification import criterion
-from studies.train import Trainer
+from studies.training.distributed import ALONE, join
+from studies.training.trainer import Trainer
 
 STEPS = 3
 RECIPE = Recipe(epochs=1, batch_size=24, lr=1e-3, warmup_epochs=0.0, ema=0.9)

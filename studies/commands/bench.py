@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.store import SCHEMA, Claim, read_json, read_result, write_json
+from results.records.store import SCHEMA, Claim, read_json, read_result, write_json
 from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
 from studies.reducer_specs import parse
 from studies.tasks import TASKS, load_task
@@ -48,8 +48,8 @@ class Bench:
 def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """One speed record for each image size and batch size, with random weights. With `out` each is kept in out/speed/
     as soon as it is there; one that is there already is read, not measured again. Raises ValueError, OSError."""
-    from studies.backbones import create_backbone
     from studies.measure.bench import candidates, variants_of
+    from studies.models.backbones import create_backbone
 
     one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
@@ -72,7 +72,7 @@ def _record(
 ) -> dict[str, Any]:
     """One interleaved measurement of all variants, or the record of it."""
     from studies.measure.bench import time_candidates
-    from studies.provenance import now, provenance
+    from studies.runs.provenance import now, provenance
 
     folder = None if options.out is None else options.out / "speed" / _name(options, found, device, batch_size)
     setting = f"{found.img_size} px, batch {batch_size}"

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from results.store import CorruptRecord, last_error, read_json
-from studies import squeue, submissions
+from results.records.store import CorruptRecord, last_error, read_json
 from studies.config import RunConfig, from_dict
+from studies.launch import squeue, submissions
+from studies.launch.pending import pending
+from studies.launch.profile import Resources, resources
+from studies.launch.progress import Row, next_step, survey
 from studies.nearest import nearest
-from studies.pending import pending
-from studies.profile import Resources, resources
-from studies.progress import Row, next_step, survey
 
 __all__ = ["cancel", "dry_run", "log_text", "retry", "slurm_options", "status_lines", "submitted_lines"]
 
@@ -37,7 +37,7 @@ def slurm_options(
 
 def dry_run(configs: list[RunConfig], out: Path, wanted: Resources) -> str:
     """The sbatch scripts, the number of jobs and what they cost at most."""
-    from studies.slurm import arrays, script
+    from studies.launch.slurm import arrays, script
 
     work = arrays(pending(configs, out), out, wanted)
     texts = [f"{script(array, out, wanted)}\n# {len(array.jobs)} jobs, {array.kind}\n" for array in work]
@@ -83,7 +83,7 @@ def submitted_lines(done: Any, out: Path) -> list[str]:
 def retry(out: Path, options: dict[str, Any], profile: str | None) -> Any:
     """Submit the failed runs of `out` again, with the resources of the last submission and `options` over them.
     Raises ValueError."""
-    from studies.slurm import submit
+    from studies.launch.slurm import submit
 
     log = submissions.read(out)
     if not log:
@@ -96,7 +96,7 @@ def retry(out: Path, options: dict[str, Any], profile: str | None) -> Any:
 
 def cancel(out: Path) -> str:
     """End the jobs of `out` that are queued or running. Raises ValueError."""
-    from studies.slurm import live_items
+    from studies.launch.slurm import live_items
 
     live = live_items(submissions.read(out))
     if live is None:

@@ -26,7 +26,7 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
         return _reducers()
     if what == "backbones":
         return _backbones(pattern)
-    from studies.datasets import DATASETS
+    from studies.data.datasets import DATASETS
     from studies.study import STUDIES
 
     table = {name: study.summary for name, study in STUDIES.items()} if what == "studies" else DATASETS
@@ -50,7 +50,7 @@ def _reducers() -> dict[str, dict[str, Any]]:
 
 
 def _backbones(pattern: str | None) -> dict[str, dict[str, Any]]:
-    from studies.backbones import EMBEDDED, describe
+    from studies.models.backbones import EMBEDDED, describe
 
     if pattern is None:
         return {name: describe(name) for name in EMBEDDED}

@@ -15,7 +15,7 @@ def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
     """Write the report, print its table, and return the paths of its files. Raises ValueError."""
     from rich.console import Console
 
-    from results.report import build
+    from results.pages.report import build
 
     report = build(dirs, published=published)
     Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
@@ -25,8 +25,8 @@ def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
 def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
     """Metrics of a saved model on the test split. Raises ValueError, OSError."""
     from studies.config import RunConfig
-    from studies.datasets import DATASETS, create_dataset
-    from studies.deploy import info, load
+    from studies.data.datasets import DATASETS, create_dataset
+    from studies.models.deploy import info, load
     from studies.tasks import load_task
 
     one_of("data set", dataset, DATASETS)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results.store import last_error
+from results.records.store import last_error
 from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
-from studies.profile import resources
+from studies.launch.profile import resources
+from studies.models.reducers import Unreachable
 from studies.reducer_specs import Spec, parse
-from studies.reducers import Unreachable
-from studies.rerun import drop_aside, set_aside
+from studies.runs.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
 from studies.tasks import TASKS
 
@@ -59,7 +59,7 @@ class Options:
 
 def configs_of(options: Options) -> list[RunConfig]:
     """The runs that `options` ask for. Raises ValueError."""
-    from studies.datasets import DATASETS
+    from studies.data.datasets import DATASETS
     from studies.study import plan
 
     study = study_of(options)
@@ -90,7 +90,7 @@ def study_of(options: Options) -> Study:
 
 def only_timed(options: Options) -> Bench | None:
     """What to `bench`, where the study trains nothing. Raises ValueError."""
-    from studies.launch import in_torchrun
+    from studies.launch.here import in_torchrun
 
     study = study_of(options)
     if study.trains:
@@ -153,7 +153,7 @@ def device_of(options: Options) -> str:
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
-    from studies.launch import in_torchrun
+    from studies.launch.here import in_torchrun
     from studies.study import check_identity, writable
 
     if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
@@ -175,9 +175,9 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
 
 def preflight(configs: list[RunConfig]) -> str:
     """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
-    from studies.backbones import create_backbone, sized_for
-    from studies.datasets import create_dataset
-    from studies.reducers import build
+    from studies.data.datasets import create_dataset
+    from studies.models.backbones import create_backbone, sized_for
+    from studies.models.reducers import build
     from studies.tasks import load_task
 
     first = configs[0]
@@ -219,8 +219,8 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from studies.launch import in_torchrun, run_here
-    from studies.slurm import run_there
+    from studies.launch.here import in_torchrun, run_here
+    from studies.launch.slurm import run_there
 
     out = options.directory
     console = Console(stderr=True)

@@ -41,9 +41,9 @@ def show_image(
 
 
 def _write(path: Path, rows: list, title: str) -> Path:
-    from results.files import write_bytes
-    from results.pictures import draw_rows
-    from results.plots import figure_bytes
+    from results.figures.pictures import draw_rows
+    from results.figures.plots import figure_bytes
+    from results.records.files import write_bytes
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, figure_bytes(draw_rows(rows, title), "png"))

@@ -11,8 +11,8 @@ from cropr.macs import count, dense_macs
 from studies.measure.flops import check_macs
 from studies.measure.speed_record import spread
 from studies.measure.throughput import flag_speedup, measure
+from studies.models.reducers import Unreachable, build
 from studies.reducer_specs import Spec
-from studies.reducers import Unreachable, build
 
 __all__ = ["Candidates", "bench", "candidates", "time_candidates", "variants_of"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cropr.objective import Criterion
     from studies.data import Batch
-    from studies.distributed import World
+    from studies.training.distributed import World
 
 __all__ = ["TASKS", "Evaluation", "Task", "load_task"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cropr.objective import Counts, Criterion, CrossEntropy, Term, Terms
 from cropr.vit import ReducedViT
 from studies.data import Batch
-from studies.distributed import ALONE, World
 from studies.tasks import Evaluation
+from studies.training.distributed import ALONE, World
 
 __all__ = ["DENSE", "METRIC", "BackboneObjective", "criterion", "eval_batch", "evaluate"]
 

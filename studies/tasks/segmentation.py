@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cropr.dense_objective import DenseObjective
 from cropr.objective import Criterion, CrossEntropy
 from studies.data import IGNORE_INDEX, Batch
-from studies.distributed import ALONE, World
 from studies.tasks import Evaluation
 from studies.tasks.seg_metrics import (
     BoundaryCounts,
@@ -25,6 +24,7 @@ from studies.tasks.seg_metrics import (
     segmentation_metrics,
 )
 from studies.tasks.sliding import sliding_window
+from studies.training.distributed import ALONE, World
 
 __all__ = ["DENSE", "METRIC", "BackboneObjective", "criterion", "eval_batch", "evaluate", "predict"]
 

@@ -19,11 +19,14 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "re
 from slurm_cluster import Cluster, wait_until  # noqa: E402
 from synthetic_records import run_record, write_study  # noqa: E402
 
-from results.store import write_json  # noqa: E402
-from studies import squeue, submissions  # noqa: E402
+from results.records.store import write_json  # noqa: E402
 from studies.config import RunConfig  # noqa: E402
-from studies.profile import resources  # noqa: E402
-from studies.slurm import submit  # noqa: E402
+from studies.launch import (
+    squeue,
+    submissions,  # noqa: E402
+)
+from studies.launch.profile import resources  # noqa: E402
+from studies.launch.slurm import submit  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

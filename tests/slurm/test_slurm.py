@@ -18,12 +18,12 @@ from slurm_cluster import Cluster, kill, wait_until
 from typer.testing import CliRunner
 
 from cli import app
-from results.store import read_json, read_lines, read_result
-from studies import submissions
-from studies.backbones import create_backbone
+from results.records.store import read_json, read_lines, read_result
 from studies.config import from_dict
-from studies.progress import going_on, survey
-from studies.run import execute
+from studies.launch import submissions
+from studies.launch.progress import going_on, survey
+from studies.models.backbones import create_backbone
+from studies.runs.run import execute
 
 SHORT = ("--set", "batch_size=449", "--cpus", "1", "--time", "60")
 EPOCHS = 3

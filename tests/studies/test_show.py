@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 from tiny_models import DEPTH, DROPPERS, NUM_PATCHES, images, reduced
 
 from cropr.tokens import Tokens
-from results.pictures import changed_blocks
-from results.store import read_predictions
-from studies.backbones import create_backbone
+from results.figures.pictures import changed_blocks
+from results.records.store import read_predictions
 from studies.commands.show import show_image, show_study
 from studies.config import RunConfig
-from studies.run import execute
+from studies.models.backbones import create_backbone
+from studies.runs.run import execute
 from studies.show import default_runs, holders, rows_of_study, trace
 
 CASES = [

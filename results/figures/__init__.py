@@ -1,0 +1,1 @@
+"""Plots and pictures. May import `results.statistics` and `results.records`."""

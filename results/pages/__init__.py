@@ -1,0 +1,1 @@
+"""Tables, notes and the report. May import every other room of `results`."""

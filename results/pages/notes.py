@@ -1,0 +1,134 @@
+"""What stands below the table: what the figures mean, where they come from, and what is missing or not alike."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from results.records.frames import METRIC, PACKAGE, PROVENANCE
+from results.records.store import Records
+from results.statistics.compare import Replicates, largest_families
+from results.statistics.curves import mixed_notes, twin_notes
+
+__all__ = ["footnotes", "missing_notes", "title_of"]
+
+_ALPHA = 0.05
+
+
+def title_of(variants: pd.DataFrame) -> str:
+    """Data set and backbone; smoke runs are marked."""
+    what = " and ".join(
+        f"{backbone} on {dataset}" for (dataset, backbone), _ in variants.groupby(["dataset", "backbone"])
+    )
+    smoke = (
+        ""
+        if not variants["quick"].any()
+        else "SMOKE RUN, not a result: "
+        if variants["quick"].all()
+        else "PARTLY SMOKE RUNS: "
+    )
+    return smoke + what
+
+
+def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, replicates: Replicates) -> list[str]:
+    """What every figure is, then how it was made, then what does not fit together."""
+    done = variants[variants["status"] == "done"]
+    notes = []
+    if len(done):
+        notes += _accuracy_notes(done, replicates)
+        for study, rows in done.groupby("study", sort=False):
+            if not rows["is_dense"].any():
+                notes.append(f"{study}: no dense model is finished, so there are no differences to it.")
+        if done["seeds"].nunique() > 1:
+            counts = ", ".join(f"{count} with {seeds}" for seeds, count in done["seeds"].value_counts().items())
+            notes.append(f"Not every variant has the same number of seeds: {counts}.")
+    notes.append(
+        "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
+        "scoring is part of them and stands apart in brackets. Training: seconds of fine-tuning, mean over seeds."
+    )
+    notes += _speed_notes(speeds) + _made_with(runs)
+    return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
+
+
+def missing_notes(studies: Sequence[Records]) -> list[str]:
+    """Failed, unfinished and broken records, by name."""
+    notes = []
+    for study in studies:
+        name = study.directory.name
+        if study.unfinished:
+            running = sum(status.state == "running" for status in study.unfinished.values())
+            pending = len(study.unfinished) - running
+            notes.append(f"{name}: not all runs are finished: {running} running, {pending} pending.")
+        notes += [f"{name}: {run} failed: {error}" for run, error in study.failures.items()]
+        notes += [f"{name}: broken record, left out: {error}" for error in study.broken]
+    return notes
+
+
+def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
+    resamples = replicates.accuracy.shape[1]
+    several = done["seeds"].max() > 1
+    drawn = "seeds and clusters of test items" if several else "clusters of test items"
+    items = f"{_range(done['num_items'])} test items in {_range(done['clusters'])} clusters (source digit or image)"
+    seeds = f"{_range(done['seeds'])} seed{'s' if several else ''}"
+    what = (
+        "mIoU: final epoch, of the confusion summed over"
+        if METRIC[done["task"].iat[0]] == "miou"
+        else "Accuracy: final epoch, mean over"
+    )
+    notes = [
+        f"{what} {items} × {seeds}; ± is half the width of the 95 % interval, percentiles of "
+        f"a bootstrap over {drawn}, {resamples:,} resamples. "
+        + ("With few seeds it is somewhat too narrow." if several else "Variation between seeds is not in it."),
+        "To dense: minus the dense model fine-tuned in the same study, on the same items and seeds; two-sided p of the "
+        "paired bootstrap, Holm-corrected over all of them.",
+    ]
+    for what, comparisons in largest_families(done).items():
+        if (floor := comparisons * 2 / (resamples + 1)) > _ALPHA:
+            notes.append(
+                f"Differences {what}: with so many comparisons no corrected p can fall below {min(floor, 1):.2g}."
+            )
+    return notes
+
+
+def _speed_notes(speeds: pd.DataFrame) -> list[str]:
+    if speeds.empty:
+        return []
+    notes = []
+    for (study, timing), rows in speeds.groupby(["study", "timing"], sort=False):
+        first, used = rows.iloc[0], rows["newest"].any()
+        smoke = "smoke run, " if first["quick"] else ""
+        setting = (
+            f"{smoke}{first['device_name']}, {first['num_threads']} threads, {first['dtype']}, batch "
+            f"{first['batch_size']} (latency: 1), {first['img_size']} px, SDPA backend {first['sdpa_backend']}, "
+            f"{first['rounds']} interleaved rounds"
+        )
+        what = "median [5th, 95th percentile]" if used else "in speed.csv only, a newer timing is shown"
+        notes.append(f"{study}: speed {timing}: {what}; {setting}.")
+        flagged = rows[rows["flags"] != ""]
+        notes += [f"{study}: speed of {row.variant}: {row.flags}." for row in flagged.itertuples()]
+    return notes
+
+
+def _made_with(runs: pd.DataFrame) -> list[str]:
+    """The usual provenance of each study; what deviates is said by `mixed_notes`."""
+    notes = []
+    for study, rows in runs[runs["status"] != "timed"].groupby("study", sort=False):
+        usual = {column: rows[column].mode().iat[0] for column in [*PROVENANCE, "data_fingerprint", *_shown(rows)]}
+        dirty = " with uncommitted changes" if usual["dirty"] == "True" else ""
+        packages = "".join(f", {column.removeprefix(PACKAGE)} {usual[column]}" for column in _shown(rows))
+        notes.append(
+            f"{study}: trained with commit {usual['commit'][:10]}{dirty}{packages}, on {usual['device_name']} "
+            f"({usual['device']}), {usual['num_threads']} threads a run, {usual['dtype']}, SDPA backend "
+            f"{usual['sdpa_backend']}; data {usual['data_fingerprint'][:12]}."
+        )
+    return notes
+
+
+def _shown(runs: pd.DataFrame) -> list[str]:
+    return [column for column in (PACKAGE + "torch", PACKAGE + "timm") if column in runs and runs[column].notna().any()]
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    if pd.isna(low):
+        return "an unknown number of"
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

@@ -1,0 +1,98 @@
+"""Everything in DIR/report/ from the records alone, also while runs are still going."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from results.pages import notes, tables
+from results.records import frames
+from results.records.published import published_points
+from results.records.store import load_records, write_bytes, write_text
+from results.statistics import compare, curves
+
+__all__ = ["Report", "build"]
+
+_MAX_PAIRS = 100  # more than that are in pairwise.csv only
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and the same for the terminal."""
+
+    paths: tuple[Path, ...]
+    summary: pd.DataFrame  # one row per variant, as in summary.csv
+    notes: tuple[str, ...]
+    terminal: RenderableType
+
+
+def build(dirs: Sequence[Path], published: bool = False) -> Report:
+    """Writes summary.csv, speed.csv, pairwise.csv, table.md, table.tex and the figures into `report/` of the first of
+    `dirs`; several are compared in one report. Only finished runs are in it; what is missing is named below the table.
+
+    Raises:
+        ValueError: a directory holds no study, nothing is finished in any of them, or their tasks differ.
+        OSError: the report cannot be written; what was there before is whole.
+    """
+    studies = [load_records(directory) for directory in dirs]
+    runs, speeds = frames.run_frame(studies), frames.speed_frame(studies)
+    if runs.empty:
+        missing = notes.missing_notes(studies)
+        raise ValueError("\n".join([f"nothing to report in {', '.join(map(str, dirs))}: no run is finished", *missing]))
+    variants = curves.variant_frame(runs)
+    replicates = compare.replicate(runs, max(compare.largest_families(variants).values()))
+    means = compare.add_intervals(variants, replicates)
+    compare.add_differences_to_dense(variants, runs, replicates, means)
+    pairs = compare.pairwise(variants, runs, replicates, means)
+    summary = tables.summary_frame(variants, speeds)
+    title = notes.title_of(variants)
+    below = [*notes.footnotes(runs, variants, speeds, replicates), *notes.missing_notes(studies)]
+
+    figures = _figures(summary, speeds, title, published)
+    captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
+    text = tables.markdown(summary, below, title)
+    if 0 < len(pairs) <= _MAX_PAIRS:
+        text += "\n" + tables.pairs_markdown(pairs)
+    texts = {
+        "summary.csv": summary.to_csv(index=False),
+        "pairwise.csv": pairs.to_csv(index=False),
+        "speed.csv": speeds.to_csv(index=False),
+        "table.md": f"{text}\n## Figures\n\n{captions}",
+        "table.tex": tables.latex(summary, below, title),
+    }
+    folder = dirs[0] / "report"
+    folder.mkdir(exist_ok=True)
+    for name, content in texts.items():
+        write_text(folder / name, content)
+    paths = [folder / name for name in texts]
+    for name, (_, files) in figures.items():
+        for kind, data in files.items():
+            paths.append(folder / f"{name}.{kind}")
+            write_bytes(paths[-1], data)
+    terminal = Group(tables.terminal(summary, below, title), Text(f"written to {folder}", style="dim"))
+    return Report(tuple(paths), summary, tuple(below), terminal)
+
+
+def _figures(
+    summary: pd.DataFrame, speeds: pd.DataFrame, title: str, published: bool
+) -> dict[str, tuple[str, dict[str, bytes]]]:
+    """Caption and files (by kind) of every figure that has something to show."""
+    from results.figures import panels, plots, scaling  # matplotlib is half of the imports
+
+    scaled = scaling.draw_scaling(speeds, title)
+    drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS}
+    if published:
+        rows = published_points(summary)
+        at_zero = summary["difference_points"].mask(summary["reducer"] == "none", 0.0)  # dense minus itself
+        relative = summary.assign(difference_points=at_zero)
+        drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
+    found = {panel.name: (plots.caption(panel, summary), figure) for panel, figure in drawn.items()}
+    found["scaling_img_size"] = (scaling.CAPTION, scaled)
+    return {
+        name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg")})
+        for name, (caption, figure) in found.items()
+        if figure is not None
+    }

@@ -1,0 +1,224 @@
+"""The summary as CSV, Markdown, LaTeX (booktabs) and a terminal table. Costs are multiply-accumulates (MACs)."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from results.records.frames import METRIC, METRIC_NAME
+
+__all__ = ["NOTHING", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
+
+NOTHING = "–"
+MIXED = "†"  # marks a row whose records were not all made alike; a note says what differs
+
+_SPEED = [
+    "images_per_s_median", "images_per_s_p5", "images_per_s_p95", "ratio_to_dense_median", "ratio_to_dense_p5",
+    "ratio_to_dense_p95", "latency_ms_median", "latency_ms_p5", "latency_ms_p95", "peak_memory_mib",
+]  # fmt: skip
+_IDENTITY = [
+    "study", "curve", "variant", "reducer", "label", "status", "budget_asked", "budget_reached", "floor",
+    "schedule_kind", "seeds", "num_items", "clusters",
+]  # fmt: skip
+_REST = [
+    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "quick", "task", "dataset",
+    "backbone", "data_fingerprint", "options", "method_version", "commit", "device_name", "dtype", "num_threads",
+    "sdpa_backend",
+]  # fmt: skip
+
+Cell = Callable[[Any], str]  # a row of the summary (named tuple) -> text
+
+
+def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
+    """One row per variant with all figures, units in the names of the columns; what was not measured is empty.
+    `is_dense` and the unit-free `metric…` columns leave as `<metric>_percent`."""
+    frame = variants.copy()
+    metric = METRIC[frame["task"].iat[0]]
+    shares = {f"metric{part}": f"{metric}{part}_percent" for part in ("", "_low", "_high", "_best", "_masked")}
+    frame = frame.rename(columns=shares)
+    frame[list(shares.values())] *= 100
+    frame["macs_percent_of_dense"] = 100 * frame["macs_g"] / frame["macs_dense_g"]
+    newest = speeds[speeds["newest"]] if len(speeds) else pd.DataFrame(columns=["study", "variant", *_SPEED])
+    frame = frame.merge(newest[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
+    differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
+    costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]
+    if frame["macs_decoder_g"].notna().any():
+        costs.insert(costs.index("macs_dense_g"), "macs_decoder_g")
+    return frame[[*_IDENTITY, *shares.values(), *differences, "p", "p_holm", *costs, *_SPEED, *_REST]]
+
+
+def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
+    """The whole table with its notes."""
+    columns = _columns(summary)
+    body = _pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
+    return f"# {title}\n\n{body}\n\n" + "".join(f"- {_escape_markdown(note)}\n" for note in notes)
+
+
+def pairs_markdown(pairs: pd.DataFrame) -> str:
+    """Differences between methods at the same budget."""
+    header = ["budget", "method", "minus", "difference, points", "95 % interval", "p", "p (Holm)"]
+    rows = [
+        [
+            f"{row.budget_asked:g}", row.method, row.other_method, signed(row.difference_points),
+            f"[{signed(row.difference_low_points)}, {signed(row.difference_high_points)}]", p_text(row.p),
+            p_text(row.p_holm),
+        ]
+        for row in pairs.sort_values("budget_asked", ascending=False, kind="stable").itertuples()
+    ]  # fmt: skip
+    return f"## Between methods at the same budget\n\n{_pipes(header, rows)}\n"
+
+
+def latex(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
+    """A table* across both columns of a paper."""
+    columns = _columns(summary)
+    lines = [" & ".join(_escape_latex(cell(row)) for cell in columns.values()) + r" \\" for row in summary.itertuples()]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs,graphicx}",
+            r"\begin{table*}",
+            rf"\caption{{{_escape_latex(title)}}}",
+            rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{ll{'r' * (len(columns) - 4)}ll}}",
+            r"\toprule",
+            " & ".join(_escape_latex(name) for name in columns) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\smallskip\footnotesize\raggedright",
+            *(_escape_latex(note) + r"\par" for note in notes),
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def terminal(summary: pd.DataFrame, notes: Sequence[str], title: str) -> Group:
+    """What fits 100 characters; the rest stands in table.md."""
+    columns = _columns(summary, brief=True)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("method", "budget") else "right")
+    for row in summary.itertuples():
+        style = "dim" if row.status == "unreachable" else "bold" if row.on_front else ""
+        table.add_row(*(Text(cell(row)) for cell in columns.values()), style=style)
+    return Group(table, Text("\n".join(["bold: on the Pareto front", *notes]), style="dim"))
+
+
+def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
+    metric = METRIC[summary["task"].iat[0]]
+    name = METRIC_NAME[metric]
+    columns: dict[str, Cell] = {
+        "method": lambda row: row.curve + (MIXED if row.mixed else ""),
+        "budget": _budget,
+        "GMACs (scoring)": lambda row: (
+            number(row.macs_g) + (f" ({number(row.macs_scoring_g, 2)})" if row.macs_scoring_g > 0 else "")
+        ),
+        f"{name}, %": lambda row: _accuracy(row, metric),
+        f"{name} of best epoch, chosen on test data, %": lambda row: _fixed(getattr(row, f"{metric}_best_percent"), 1),
+        "to dense, points (p)": _difference,
+        "images/s": lambda row: _spread(row, "images_per_s"),
+        "× dense": lambda row: _spread(row, "ratio_to_dense"),
+        "latency, ms": lambda row: number(row.latency_ms_median),
+        **({"decoder, GMACs": lambda row: number(row.macs_decoder_g)} if "macs_decoder_g" in summary else {}),
+        "peak memory, MiB: inference / training": lambda row: _memory(row),
+        "training, s": lambda row: number(row.train_s),
+        "objective": lambda row: NOTHING if pd.isna(row.objective) else str(row.objective),
+        "lr": lambda row: NOTHING if pd.isna(row.lr) else f"{row.lr:g}",
+    }
+    if summary[f"{metric}_masked_percent"].notna().any():
+        title = f"{name} with dropped tokens masked, as in training, %"
+        columns[title] = lambda row: _fixed(getattr(row, f"{metric}_masked_percent"), 1)
+    if not brief:
+        return columns
+    kept = (
+        "method",
+        "budget",
+        "GMACs (scoring)",
+        f"{name}, %",
+        "to dense, points (p)",
+        "images/s",
+        "× dense",
+        "latency, ms",
+    )
+    columns |= {
+        "images/s": lambda row: number(row.images_per_s_median),
+        "× dense": lambda row: number(row.ratio_to_dense_median),
+    }
+    return {name: columns[name] for name in kept}
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Significant digits without exponents: 0.0251, 4.60, 61.6, 12,345."""
+    if pd.isna(value):
+        return NOTHING
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{decimals}f}"
+
+
+def signed(value: float) -> str:
+    """Points with a sign and one decimal."""
+    return NOTHING if pd.isna(value) else f"{value:+.1f}".replace("-", "−")
+
+
+def p_text(p: float) -> str:
+    """A p value as papers write it."""
+    return NOTHING if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return NOTHING if pd.isna(value) else f"{value:.{decimals}f}"
+
+
+def _budget(row: Any) -> str:
+    if row.reducer == "none":
+        return "dense"
+    asked = row.variant.partition(":")[2] or row.variant if pd.isna(row.budget_asked) else f"{row.budget_asked:.2f}"
+    if row.status == "unreachable":
+        return f"{asked}: unreachable, floor {_fixed(row.floor, 2)}"
+    return f"{asked} → {_fixed(row.budget_reached, 3)}"
+
+
+def _accuracy(row: Any, metric: str) -> str:
+    low, high = (getattr(row, f"{metric}_{end}_percent") for end in ("low", "high"))
+    half = "" if pd.isna(low) else f" ± {(high - low) / 2:.1f}"
+    return _fixed(getattr(row, f"{metric}_percent"), 1) + half
+
+
+def _difference(row: Any) -> str:
+    return signed(row.difference_points) + ("" if pd.isna(row.p_holm) else f" ({p_text(row.p_holm)})")
+
+
+def _spread(row: Any, what: str) -> str:
+    median, low, high = (getattr(row, f"{what}_{statistic}") for statistic in ("median", "p5", "p95"))
+    return number(median) + ("" if pd.isna(low) else f" [{number(low)}, {number(high)}]")
+
+
+def _memory(row: Any) -> str:
+    both = (row.peak_memory_mib, row.train_peak_memory_mib)
+    return NOTHING if all(pd.isna(value) for value in both) else " / ".join(number(value) for value in both)
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines)
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([|*_<`])", r"\\\1", text).replace("\n", " ")
+
+
+_LATEX = {"±": r"$\pm$", "→": r"$\to$", "×": r"$\times$", "−": "$-$", "–": "--", "†": r"\textsuperscript{\dag}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}  # fmt: skip
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

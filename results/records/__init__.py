@@ -1,0 +1,1 @@
+"""Records on disk: files, claims, the store, data frames, published numbers. Imports no other room."""

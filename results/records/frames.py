@@ -1,0 +1,161 @@
+"""Records to data frames: one row per run, one row per timed variant. Shares in 0..1, costs in G, memory in MiB."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from results.records.store import Records
+
+__all__ = ["METRIC", "METRIC_NAME", "PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
+
+# Headline of each task, a share in 0..1: the mean of a hit or miss per test item; mean IoU of their summed confusion.
+METRIC = {"classification": "top1", "segmentation": "miou"}
+METRIC_NAME = {"top1": "top-1", "miou": "mIoU"}
+PACKAGE = "package "  # prefix of the columns that hold package versions
+PROVENANCE = ["commit", "dirty", "python", "device", "device_name", "dtype", "num_threads", "sdpa_backend"]
+
+_COPIED = [
+    "status",
+    "task",
+    "dataset",
+    "backbone",
+    "seed",
+    "reducer",
+    "variant",
+    "label",
+    "method_version",
+    "objective",
+]
+_COPIED_NUMBERS = ["lr", "epochs", "budget_asked", "budget_reached", "floor", "params_m", "num_items"]
+_SETTING = [
+    "quick", "device", "device_name", "dtype", "batch_size", "img_size", "num_threads", "sdpa_backend", "rounds",
+]  # fmt: skip
+
+
+def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
+    """One row per finished or unreachable run, sorted by study, variant and seed. A study that was only timed (`bench`)
+    has rows of status `timed`.
+
+    Raises:
+        ValueError: the studies have different tasks, or a task without a headline metric here.
+    """
+    rows = []
+    for study, name in zip(studies, study_names(studies), strict=True):
+        rows += [_run_row(study, name, run, record) for run, record in study.runs.items()]
+        if not study.runs:
+            rows += _untrained_rows(study, name)
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows)
+    tasks = sorted(frame["task"].unique())
+    if len(tasks) > 1:
+        raise ValueError(f"cannot compare {' and '.join(tasks)} in one report: their metrics differ")
+    if tasks[0] not in METRIC:
+        raise ValueError(f"no report for task {tasks[0]!r} yet; there is one for: {', '.join(METRIC)}")
+    return frame.sort_values(["study", "variant", "seed", "id"], ignore_index=True)
+
+
+def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
+    """One row per variant of every timing. `newest` marks each study's newest timing of that variant, the one that the
+    report joins to the accuracies."""
+    rows: list[dict[str, Any]] = []
+    for study, name in zip(studies, study_names(studies), strict=True):
+        for timing, record in study.speeds.items():
+            finished = str(record.get("provenance", {}).get("finished", ""))
+            identity = {"study": timed_name(study, name, record), "directory": name, "timing": timing}
+            setting = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
+            rows += [setting | _timed_row(variant) for variant in record["variants"]]
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows).sort_values(["study", "finished", "timing"], ignore_index=True)
+    frame["newest"] = ~frame.duplicated(["study", "variant"], keep="last")
+    return frame
+
+
+def study_names(studies: Sequence[Records]) -> list[str]:
+    """Names of the folders, or their whole paths where two have the same name."""
+    names = [study.directory.resolve().name for study in studies]
+    return names if len(set(names)) == len(names) else [str(study.directory) for study in studies]
+
+
+def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
+    """Where a study was only timed, and in more than one setting, each setting is a study of its own."""
+    if study.runs:
+        return name
+    words = {
+        "device_name": lambda value: str(value), "dtype": lambda value: str(value),
+        "compiled": lambda value: "compiled" if value else "eager", "img_size": lambda value: f"{value} px",
+        "batch_size": lambda value: f"batch {value}",
+    }  # fmt: skip
+    differ = [key for key in words if len({other.get(key) for other in study.speeds.values()}) > 1]
+    return ", ".join([name, *(words[key](record.get(key)) for key in differ)])
+
+
+def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dict[str, Any]:
+    provenance, metrics = record["provenance"], record.get("metrics") or {}
+    metric = METRIC.get(record["task"], "")
+    return {
+        "study": name,
+        "id": run,
+        "path": f"{study.directory}/runs/{run}",
+        "quick": bool(record.get("quick")),
+        **{key: record.get(key) for key in _COPIED},
+        **{key: _number(record, key) for key in _COPIED_NUMBERS},
+        "options": _options(record),
+        "schedule_kind": record.get("schedule_kind"),
+        "metric": _number(metrics.get("final", {}), metric),
+        "metric_best": _number(metrics.get("best", {}), metric),
+        "metric_masked": _number(metrics.get("masked", {}), metric),
+        **_macs(record.get("macs_g") or {}),
+        "train_peak_memory_mib": _number(record, "peak_memory_mib"),
+        "train_s": _number(record, "train_seconds"),
+        "data_fingerprint": provenance.get("data_fingerprint", "unknown"),
+        **{key: str(provenance.get(key, "unknown")) for key in PROVENANCE},
+        **{PACKAGE + package: version for package, version in provenance.get("packages", {}).items()},
+    }
+
+
+def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
+    """Rows for the variants of a study that was only timed; what they belong to is what study.json says."""
+    belongs = {"task": "classification", "dataset": "no data", "backbone": "unknown backbone"} | study.study
+    rows = {}
+    for record in study.speeds.values():
+        named = timed_name(study, name, record)
+        made_with = {key: record.get(key) for key in _SETTING} | record.get("provenance", {})
+        made_with["data_fingerprint"] = study.study.get("data_fingerprint", "none")
+        identity = belongs | {"status": "timed", "seed": 0, "quick": record.get("quick"), "provenance": made_with}
+        for variant in record["variants"]:
+            rows[named, variant["variant"]] = _run_row(study, named, "", identity | variant)
+    return list(rows.values())
+
+
+def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
+    spread = {
+        f"{column}_{statistic}": _number(variant.get(key) or {}, statistic)
+        for key, column in (("images_per_s", "images_per_s"), ("ratio", "ratio_to_dense"), ("latency_ms", "latency_ms"))
+        for statistic in ("median", "p5", "p95")
+    }
+    return {
+        "variant": variant["variant"],
+        "label": variant.get("label", variant["variant"]),
+        **spread,
+        "peak_memory_mib": _number(variant, "peak_memory_mib"),
+        "macs_g": _number(variant.get("macs_g") or {}, "total"),
+        "flags": "; ".join(variant.get("flags", [])),
+    }
+
+
+def _macs(macs: dict[str, float]) -> dict[str, float]:
+    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "decoder", "dense")}
+    return {"macs_g": _number(macs, "total")} | parts
+
+
+def _options(record: dict[str, Any]) -> str:
+    return json.dumps(record.get("options") or {}, sort_keys=True)
+
+
+def _number(record: dict[str, Any], key: str) -> float:
+    value = record.get(key)
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,1 @@
+"""Bootstrap, differences and curves, on data frames. May import `results.records`."""

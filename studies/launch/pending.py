@@ -1,0 +1,63 @@
+"""What of a study is left to do, by its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.records.store import CorruptRecord, read_json, read_lines, read_result, write_json
+from studies.config import RunConfig
+
+__all__ = ["Pending", "epochs_done", "is_finished", "pending", "write_configs"]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Configs of what is not finished: of each backbone one run that starts from it, the runs, and one run of each
+    variant that is to be timed (none where the timing is there)."""
+
+    backbones: list[RunConfig]
+    runs: list[RunConfig]
+    timing: list[RunConfig]
+
+
+def pending(configs: list[RunConfig], out: Path) -> Pending:
+    """What `configs` still need. A record that is broken is moved aside: its run is done again."""
+    from studies.runs.pretraining import backbone_dir
+    from studies.study import timing_dir
+
+    runs = [config for config in configs if not is_finished(out / "runs" / config.id)]
+    owners = {backbone_dir(config, out): config for config in runs if config.backbone_recipe is not None}
+    backbones = [config for folder, config in owners.items() if not (folder / "backbone.safetensors").exists()]
+    variants = list({config.variant: config for config in configs}.values())
+    return Pending(backbones, runs, [] if is_finished(timing_dir(variants, out)) else variants)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run or a timing has its result."""
+    try:
+        read_result(folder / "result.json")
+        return True
+    except FileNotFoundError:
+        return False
+    except CorruptRecord:
+        (folder / "result.json").replace(folder / "result.broken.json")
+        return False
+
+
+def write_configs(configs: list[RunConfig], out: Path) -> None:
+    """config.json of each run, where its job reads it. A run that is going on already has the same."""
+    for config in configs:
+        folder, content = out / "runs" / config.id, config.to_dict()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if read_json(folder / "config.json") == content:
+                continue
+        except (FileNotFoundError, CorruptRecord):
+            pass
+        write_json(folder / "config.json", content)
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs that a run or a backbone has behind it."""
+    return max((line["epoch"] for line in read_lines(folder / "log.jsonl")), default=0)

@@ -1,0 +1,225 @@
+"""A reduced model as it is deployed: NAME.safetensors (weights, folded) and NAME.json (how to rebuild the model).
+
+Letters: D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from baselines.dynamicvit import DynamicViT
+from baselines.evit import EViT
+from baselines.random_pruning import RandomPruning
+from baselines.tome import ToMe
+from cropr.cropr import LinearScore
+from cropr.dense import DenseViT
+from cropr.reducer import Reducer
+from cropr.vit import ReducedViT
+from results.records.files import read_json, write_bytes, write_json
+from studies.models.backbones import create_backbone, is_checkpoint
+from studies.nearest import did_you_mean
+
+__all__ = ["KINDS", "info", "load", "save"]
+
+FORMAT = "cropr-study model 1"
+PACKAGES = ("torch", "timm", "safetensors")
+SWITCHES = ("training", "grad_checkpointing", "fused_attn")  # of modules, that make no other model
+
+# Reducers by class, with what their constructors are given besides weights.
+KINDS: dict[type[Reducer], tuple[str, ...]] = {
+    LinearScore: ("keep", "select"),
+    RandomPruning: ("keep", "salt"),
+    ToMe: ("r", "proportional", "head_dim"),
+    EViT: ("rate", "fuse"),
+    DynamicViT: ("keep",),
+}
+
+
+def save(model: ReducedViT, path: Path, *, backbone: str, data_config: dict[str, Any] | None) -> Path:
+    """Writes `path`.safetensors and `path`.json and returns the path of the latter. `model` is left as it is.
+
+    `backbone`: its name for `create_backbone`. `data_config`: of `timm.data.resolve_model_data_config`, or None.
+    Raises ValueError where `backbone` with the options that are kept does not make this model again; OSError.
+    """
+    from safetensors.torch import save as to_bytes
+
+    path = _stem(path)
+    if is_checkpoint(backbone):
+        backbone = model.vit.pretrained_cfg["architecture"]
+    reducers = {int(i): reducer.fold() for i, reducer in model.reducers.items()}
+    parts = {"vit": model.vit, **{f"reducers.{i}": reducer for i, reducer in reducers.items()}}
+    state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    state |= {key: value for key, value in model.state_dict().items() if not key.startswith(("vit.", "reducers."))}
+    # Copies: safetensors refuses weights that share memory.
+    state = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+    description = {
+        "format": FORMAT,
+        "backbone": backbone,
+        "options": _options(model.vit, backbone),
+        "img_size": model.img_size,
+        "llf": model.llf,
+        "fusion": model.fusion if isinstance(model, DenseViT) else None,
+        "dtype": str(model.vit.patch_embed.proj.weight.dtype).removeprefix("torch."),
+        "reducers": [{"block": i, **_describe(reducer)} for i, reducer in reducers.items()],
+        "data_config": data_config,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    _verify(description, model.vit, state)
+    weights = to_bytes(state, metadata={"architecture": backbone})
+    description["sha256"] = hashlib.sha256(weights).hexdigest()
+    # The description comes last: until it is there, or while it is that of older weights, the pair is not loaded.
+    write_bytes(_beside(path, ".safetensors"), weights)
+    write_json(_beside(path, ".json"), description)
+    return _beside(path, ".json")
+
+
+def load(path: Path) -> ReducedViT:
+    """The model of `path` (with or without suffix), folded, in eval mode, on the CPU.
+
+    Raises ValueError: missing, cut off, not of this kind, or two files that do not belong together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    description, weights = info(path), _beside(_stem(path), ".safetensors")
+    if not weights.is_file():
+        raise ValueError(f"{weights} does not exist; it belongs to {weights.stem}.json")
+    data = weights.read_bytes()
+    if hashlib.sha256(data).hexdigest() != description["sha256"]:
+        raise ValueError(f"{weights} is cut off, or is not the file that {weights.stem}.json was written with")
+    try:
+        state = from_bytes(data)
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here and replaced must not move the caller's
+            model = _rebuild(description)
+        model.load_state_dict(state, assign=True)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{weights.stem}.json does not describe its weights ({error!r})") from error
+    return model.requires_grad_(False).eval()
+
+
+def info(path: Path) -> dict[str, Any]:
+    """What `path`.json says: backbone, options, reducers, data_config (None where there is none), versions."""
+    file = _beside(_stem(path), ".json")
+    if not file.is_file():
+        names = [p.stem for p in file.parent.glob("*.json")] if file.parent.is_dir() else []
+        raise ValueError(f"saved model {file} does not exist{did_you_mean(file.stem, names)}")
+    description = read_json(file)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        raise ValueError(f"{file} is not a saved model: format {found!r} found, {FORMAT!r} expected")
+    wanted = ("backbone", "options", "img_size", "llf", "dtype", "reducers", "data_config", "sha256")
+    if missing := [key for key in wanted if key not in description]:
+        raise ValueError(f"{file} has no {', '.join(missing)}")
+    return description
+
+
+def _stem(path: Path) -> Path:
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)  # not with_suffix: names have dots
+
+
+def _options(vit: nn.Module, backbone: str) -> dict[str, Any]:
+    """What of `vit` differs from the backbone's own values."""
+    with torch.device("meta"):
+        plain = _settings(_create(backbone, {}))
+    return {key: value for key, value in _settings(vit).items() if value != plain[key]}
+
+
+def _settings(vit: nn.Module) -> dict[str, Any]:
+    return {
+        "num_classes": vit.num_classes,
+        "img_size": list(vit.patch_embed.img_size),
+        "patch_size": list(vit.patch_embed.patch_size),
+        "global_pool": vit.global_pool,
+        "dynamic_img_size": vit.dynamic_img_size,
+    }
+
+
+def _create(backbone: str, options: dict[str, Any]) -> nn.Module:
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return create_backbone(backbone, pretrained=False, **options)
+
+
+def _rebuild(description: dict[str, Any]) -> ReducedViT:
+    vit = _create(description["backbone"], description["options"])
+    reducers = {entry["block"]: _build(entry) for entry in description["reducers"]}
+    size = tuple(description["img_size"]) if isinstance(description["img_size"], list) else description["img_size"]
+    model = (
+        DenseViT(vit, reducers, fusion=fusion, img_size=size)
+        if (fusion := description.get("fusion"))  # models for images have none
+        else ReducedViT(vit, reducers, llf=description["llf"], img_size=size)
+    )
+    dtype = getattr(torch, description["dtype"])
+    return model if dtype is torch.float32 else model.to(dtype)  # buffers that are not saved (RoPE) follow
+
+
+def _verify(description: dict[str, Any], vit: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a model rebuilt from `description` has the weights of `state` and the values of `vit`."""
+    with torch.device("meta"):
+        rebuilt = _rebuild(description)
+    ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (state, rebuilt.state_dict()))
+    # Weights alone do not tell: the number of heads, or the epsilon of a norm, leaves their shapes as they are.
+    ours, theirs = ours | _traits(vit), theirs | _traits(rebuilt.vit)
+    if differ := [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]:
+        raise ValueError(
+            f"backbone {description['backbone']!r} with {description['options']} is not the model to be saved; they "
+            f"differ in {len(differ)} places: {', '.join(differ[:5])}"
+        )
+
+
+def _traits(vit: nn.Module) -> dict[str, Any]:
+    """Class and plain values of every module that counts in evaluation."""
+    found: dict[str, Any] = {}
+    for name, module in vit.named_modules():
+        if isinstance(module, (DropPath, nn.Dropout, nn.Identity)):
+            continue
+        found[name or "model"] = type(module).__name__
+        for key, value in vars(module).items():
+            if key[0] != "_" and key not in SWITCHES and isinstance(value, (bool, int, float, str, tuple)):
+                found[f"{name}.{key}".lstrip(".")] = value
+    return found
+
+
+def _describe(reducer: Reducer) -> dict[str, Any]:
+    cls = type(reducer)
+    if cls not in KINDS:
+        raise ValueError(f"cannot save {cls.__name__}; valid: {', '.join(kind.__name__ for kind in KINDS)}")
+    found = {"kind": cls.__name__, **{name: getattr(reducer, name) for name in KINDS[cls]}}
+    if isinstance(reducer, LinearScore):
+        if type(reducer.norm) not in (nn.Identity, nn.LayerNorm):
+            raise ValueError(f"cannot save a score behind {type(reducer.norm).__name__}; valid: LayerNorm, none")
+        eps = reducer.norm.eps if isinstance(reducer.norm, nn.LayerNorm) else None
+        found |= {"embed_dim": len(reducer.weight), "norm_eps": eps}
+    if isinstance(reducer, DynamicViT):
+        found["embed_dim"] = reducer.predictor.in_linear.in_features
+    if isinstance(reducer, EViT):
+        found["attn_dim"] = reducer.attn_dim
+    return found
+
+
+def _build(entry: dict[str, Any]) -> Reducer:
+    kinds = {cls.__name__: cls for cls in KINDS}
+    if (cls := kinds.get(entry["kind"])) is None:
+        raise ValueError(f"unknown reducer {entry['kind']!r} in a saved model; valid: {', '.join(kinds)}")
+    values = {name: entry[name] for name in KINDS[cls]}
+    if cls is LinearScore:
+        eps, width = entry["norm_eps"], entry["embed_dim"]
+        return LinearScore(weight=torch.empty(width), norm=nn.LayerNorm(width, eps) if eps else None, **values)
+    if cls is DynamicViT:
+        return DynamicViT(embed_dim=entry["embed_dim"], **values)
+    reducer = cls(**values)
+    if cls is EViT:
+        reducer.attn_dim = entry["attn_dim"]
+    return reducer

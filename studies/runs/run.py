@@ -1,0 +1,218 @@
+"""One run from start to finish: backbone, fine-tune, evaluate, record."""
+
+from __future__ import annotations
+
+import io
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cropr.dense import DenseViT
+from cropr.macs import count, dense_macs
+from cropr.objective import Objective
+from cropr.vit import ReducedViT
+from results.records.store import (
+    SCHEMA,
+    write_bytes,
+    write_json,
+)
+from studies.config import RunConfig
+from studies.data.datasets import create_dataset
+from studies.measure.flops import check_macs
+from studies.models.deploy import save
+from studies.models.reducers import Built, Unreachable, build, make_objective
+from studies.reducer_specs import Spec, parse
+from studies.runs.holding import HERE, Held, Host, claimed
+from studies.runs.pretraining import ensure_backbone, make_backbone
+from studies.runs.provenance import now, provenance, weight_digest
+from studies.tasks import Evaluation, load_task
+from studies.training.distributed import World, join
+from studies.training.trainer import Trainer
+
+__all__ = ["execute"]
+
+
+def execute(config: RunConfig, out: Path, host: Host = HERE) -> None:
+    """Do the run and write its record, unless there is one. A failure is recorded and raised. Where this process is one
+    of several that train together, all of them call this, and the first one claims and writes.
+
+    Raises ClaimedElsewhere where another process is at it, Stopped where it was asked to stop.
+    """
+    world = join(config.device)
+    run_dir = out / "runs" / config.id
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with claimed(run_dir, world, host) as held:
+        if held is None:
+            return
+        with held.recording_failures(config):
+            if world.first:
+                write_json(run_dir / "config.json", config.to_dict())
+            if config.backbone_recipe is not None and not _backbone_for_all(config, out, held):
+                return
+            torch.set_num_threads(config.num_threads)
+            _run(config, out, held)
+
+
+def _backbone_for_all(config: RunConfig, out: Path, held: Held) -> bool:
+    """Whether the backbone is there: the first process makes sure of it for all of them."""
+    there = False
+    try:
+        if held.world.first:
+            ensure_backbone(config, out, held.host)
+            there = True
+    finally:
+        (there,) = held.world.any(there)
+    return there
+
+
+def _run(config: RunConfig, out: Path, held: Held) -> None:
+    run_dir, world = held.folder, held.world
+    started, (spec,), task = now(), parse(config.reducer), load_task(config.task)
+    data = create_dataset(config)
+    vit = make_backbone(config, out, data)
+    torch.manual_seed(config.seed)  # the reducer's own weights
+    try:
+        built = build(vit, spec, config.budget, seed=config.seed, dense=task.DENSE)
+    except Unreachable as unreachable:
+        if world.first:
+            write_json(run_dir / "result.json", _record(config, spec, data, started) | {
+                "status": "unreachable", "floor": unreachable.floor
+            })  # fmt: skip
+        return
+    check_macs(built.model.fold().eval())
+    history: list[dict[str, Any]] = []
+    if config.recipe is not None:
+        loss = task.criterion(config.recipe.label_smoothing)
+        objective = make_objective(
+            spec, built, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
+        )  # fmt: skip
+        history, model, final = _train(config, built, objective, data, held)
+    else:
+        objective, model = Objective(task.criterion()), built.model
+        final = _evaluate(config, model, data, world)
+    wants_masked = spec.values(spec.method.scoring).get("eval_mode") == "masked"
+    masked = _evaluate(config, model, data, world, masked=True) if wants_masked else None
+    if not world.first:
+        return
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
+    held.check()
+    write_bytes(run_dir / "predictions.npz", buffer.getvalue())
+    save(model, run_dir / "model", backbone=config.backbone, data_config=None)
+    record = _record(config, spec, data, started) | _outcome(config, built, objective, final, masked, history)
+    write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model), "num_processes": world.size})
+    (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
+
+
+def _train(
+    config: RunConfig, built: Built, objective: Any, data: Any, held: Held
+) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
+    scores: list[Evaluation] = []
+
+    def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
+        scores[:] = [_evaluate(config, model, data, held.world)]
+        held.check()
+        return scores[0].metrics
+
+    assert config.recipe is not None
+    trainer = Trainer(
+        built.model,
+        objective,
+        data,
+        config.recipe,
+        held.folder,
+        device=config.device,
+        seed=config.seed,
+        evaluate=evaluate_epoch,
+        world=held.world,
+    )
+    history = held.run(trainer)
+    # A run that was stopped behind its last epoch has trained, and its scores are not in memory.
+    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data, held.world)
+    return history, trainer.evaluated, final
+
+
+def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World, masked: bool = False) -> Evaluation:
+    """Scores of the model as it is deployed, or with dropped tokens marked as in training."""
+    amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
+    task = load_task(config.task)
+    size = min(task.eval_batch(data.image_size), data.num_test // world.size)  # a batch for every process
+    batches = data.test_batches(max(1, size), world.turns)
+    model.masked_eval = masked
+    scored = model if masked else model.fold()
+    scores = task.evaluate(scored.to(config.device), batches, config.device, amp, world)
+    model.masked_eval = False
+    return scores
+
+
+def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:
+    dtype = config.recipe.amp if config.recipe and config.recipe.amp else "float32"
+    seeds = {"run": config.seed, "data": data.seed}
+    return {
+        "schema": SCHEMA,
+        "id": config.id,
+        "status": "done",
+        "study": config.study,
+        "task": config.task,
+        "dataset": config.dataset,
+        "backbone": config.backbone,
+        "seed": config.seed,
+        "quick": config.quick,
+        "reducer": spec.name,
+        "options": dict(spec.options),
+        "variant": config.variant,
+        "label": spec.label,
+        "method_version": config.method_version,
+        "budget_asked": config.budget,
+        "lr": config.recipe.lr if config.recipe else None,
+        "epochs": config.recipe.epochs if config.recipe else 0,
+        "provenance": provenance(
+            config.device, dtype=dtype, seeds=seeds, fingerprint=data.fingerprint, started=started
+        ),
+    }
+
+
+def _outcome(
+    config: RunConfig,
+    built: Built,
+    objective: Any,
+    final: Evaluation,
+    masked: Evaluation | None,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    deployed = built.model.fold()
+    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
+    epochs, metric = config.recipe.epochs if config.recipe else 0, load_task(config.task).METRIC
+    evaluated = [line for line in history if metric in line]
+    best = max(evaluated, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
+    curriculum = getattr(objective, "curriculum", None)
+    return {
+        "objective": objective.name if config.recipe else "off the shelf",
+        "budget_reached": built.reached,
+        "schedule": [behind - deployed.num_prefix_tokens for _, _, behind in deployed.token_counts()],
+        "schedule_kind": built.kind,
+        "native": built.native,
+        "metrics": {
+            "final": {**final.metrics, "epoch": epochs},
+            "best": {metric: best[metric], "epoch": best["epoch"]},
+            **({"masked": masked.metrics} if masked is not None else {}),
+        },
+        "num_items": len(final.predictions["item"]),
+        "macs_g": macs.record(dense),
+        "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
+        "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
+        "peak_memory_mib": peak_memory_mib(config.device),
+        "train_seconds": history[-1]["train_seconds"] if history else 0.0,
+        **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
+        **({"curriculum": curriculum.record()} if curriculum is not None else {}),
+    }
+
+
+def peak_memory_mib(device: str) -> float:
+    """Largest memory so far: of the GPU, or of this process (Linux counts in KiB)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

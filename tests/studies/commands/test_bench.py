@@ -1,0 +1,97 @@
+"""`bench`: every combination is measured, kept and reported; what its figures follow from."""
+
+import json
+
+import numpy as np
+import pytest
+from command_line import study
+
+from results.records.frames import run_frame, speed_frame
+from results.records.store import load_records
+from studies.commands.bench import lines
+from studies.measure.bench import bench, variants_of
+from studies.models.backbones import create_backbone
+from studies.reducer_specs import parse
+
+ARGS = ("bench", "--backbone", "scenes_vit", "--reducers", "random,cropr", "--rounds", 2, "--img-sizes", "32,48")
+
+
+@pytest.fixture(scope="module")
+def record():
+    vit = create_backbone("scenes_vit", pretrained=False)
+    variants = variants_of(parse("random,cropr,random:llf=true,tome,evit"), [0.6, 0.01])
+    return bench(vit, variants, batch_size=2, device="cpu", rounds=5, min_seconds=0.0)
+
+
+def test_figures_follow_from_samples_and_macs(record):
+    samples = {row["variant"]: np.array(row["samples_s"]) for row in record["variants"]}
+    for row in record["variants"]:
+        own = samples[row["variant"]]
+        assert row["mac_ratio"] == pytest.approx(row["macs_g"]["dense"] / row["macs_g"]["total"])
+        assert row["speedup_per_mac_ratio"] == pytest.approx(np.median(samples["none"] / own) / row["mac_ratio"])
+        if row["variant"] != "cropr@0.6":  # the only one on the schedule of random pruning
+            assert row["ratio_to_random"] is None
+        else:
+            expected = np.percentile(samples["random@0.6"] / own, [50, 5, 95])
+            assert [row["ratio_to_random"][key] for key in ("median", "p5", "p95")] == pytest.approx(expected)
+    named = ("random", "cropr", "random:llf=true", "tome", "evit")
+    assert [row["variant"] for row in record["unreachable"]] == [f"{name}@0.01" for name in named]
+
+
+def test_lines_say_what_a_reader_needs(record):
+    text = list(lines([{"backbone": "scenes_vit", **record}]))
+    assert all(word in text[0] for word in ("scenes_vit", "32 px", "batch 2", "float32", "5 interleaved rounds"))
+    rows = {line.split()[0]: line for line in text[2:] if line}
+    cropr = next(row for row in record["variants"] if row["variant"] == "cropr@0.6")
+    figures = (cropr["ratio"]["median"], cropr["ratio_to_random"]["median"], cropr["speedup_per_mac_ratio"])
+    for text_of_figure in (f"{cropr['mac_ratio']:.2f}", *(f"{figure:.3f}" for figure in figures)):
+        assert text_of_figure in rows["cropr@0.6"]
+    assert any("unreachable, floor" in line for line in text)
+
+
+def test_every_combination_is_kept_and_reported(tmp_path):
+    args = (*ARGS, "--batch-sizes", "1,2", "--out", tmp_path, "--json")
+    first = study(*args)
+    assert first.returncode == 0, first.stderr
+    records = json.loads(first.stdout)
+    assert [(r["img_size"], r["batch_size"]) for r in records] == [(32, 1), (32, 2), (48, 1), (48, 2)]
+    assert [[row["variant"] for row in r["variants"]] for r in records] == [["none", "random@0.5", "cropr@0.5"]] * 4
+    assert len({row["macs_g"]["total"] for r in records for row in r["variants"][:1]}) == 2
+    assert {path.parent.name for path in tmp_path.glob("speed/*/result.json")} == {r["id"] for r in records}
+
+    again = study(*args)
+    assert json.loads(again.stdout) == records and "read from" in again.stderr  # finished ones are not repeated
+    more = json.loads(study(*ARGS, "--batch-sizes", "4", "--img-sizes", "32", "--out", tmp_path, "--json").stdout)
+    assert [r["batch_size"] for r in more] == [4] and len(list(tmp_path.glob("speed/*"))) == 5
+
+    found = load_records(tmp_path)
+    assert len(run_frame([found])) == len(speed_frame([found])) == 15
+    assert speed_frame([found])["newest"].all()
+    report = study("report", tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert (tmp_path / "report" / "throughput_gmacs.png").exists()
+    table = (tmp_path / "report" / "table.md").read_text()
+    assert all(f"{size} px, batch {batch}" in table for size in (32, 48) for batch in (1, 2))
+
+    other = study("bench", "--backbone", "scenes_eva", "--out", tmp_path)
+    assert other.returncode == 2 and "scenes_vit" in other.stderr
+
+
+@pytest.mark.parametrize("option, value, words", [("--batch-sizes", "1,x", "'x'"), ("--img-sizes", "0", "'0'")])
+def test_bad_sizes(option, value, words):
+    done = study("bench", "--backbone", "scenes_vit", option, value)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr
+
+
+def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
+    args = ("run", "resolution", "--quick", "--backbone", "test_vit", "--reducers", "random,cropr", "--out", tmp_path)
+    done = study(*args)
+    assert done.returncode == 0, done.stderr
+    records = load_records(tmp_path).speeds.values()
+    assert sorted(record["img_size"] for record in records) == [64, 96] and not list(tmp_path.glob("runs/*"))
+    for record in records:
+        patches = (record["img_size"] // 16) ** 2
+        assert record["task"] == "segmentation"
+        assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
+    table = (tmp_path / "report" / "table.md").read_text()
+    assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table

@@ -1,0 +1,46 @@
+"""Data sets by name: what each of them is made of, and which task it serves."""
+
+import dataclasses
+
+import pytest
+from segmentation_folders import write_root
+
+from studies.config import RunConfig
+from studies.data.datasets import create_dataset
+from studies.data.masks import MaskFolder
+
+CONFIG = RunConfig(
+    study="s", task="segmentation", dataset="masks", backbone="vit_tiny_patch16_224.augreg_in21k", reducer="none",
+    method_version=1, budget=None, seed=3, recipe=None,
+)  # fmt: skip
+
+
+def config(**changes) -> RunConfig:
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def test_masks_are_prepared_for_the_backbone(tmp_path):
+    data = create_dataset(config(data_dir=str(write_root(tmp_path / "data"))))
+    assert isinstance(data, MaskFolder) and data.seed == 3
+    assert (data.image_size, data.mean, data.std) == (224, (0.5,) * 3, (0.5,) * 3)
+    other = create_dataset(config(data_dir=str(tmp_path / "data"), backbone="deit_tiny_patch16_224.fb_in1k"))
+    assert other.mean == (0.485, 0.456, 0.406)
+
+
+def test_palettes_have_a_name_of_their_own(tmp_path):
+    root = str(write_root(tmp_path / "data", palette=True))
+    assert create_dataset(config(data_dir=root, dataset="masks-palette")).num_test == 8
+    with pytest.raises(ValueError, match="--dataset masks-palette"):
+        create_dataset(config(data_dir=root))
+
+
+@pytest.mark.parametrize("dataset", ["ade20k", "masks", "masks-palette"])
+def test_what_is_missing_is_named(dataset, tmp_path):
+    with pytest.raises(ValueError, match=f"{dataset} needs --data DIR: "):
+        create_dataset(config(dataset=dataset))
+    with pytest.raises(ValueError, match=f"data set {dataset} serves segmentation, not classification"):
+        create_dataset(config(dataset=dataset, task="classification"))
+    with pytest.raises(ValueError, match="does not exist"):
+        create_dataset(config(dataset=dataset, data_dir=str(tmp_path / "nothing")))
+    with pytest.raises(ValueError, match="data set imagenet serves classification, not segmentation"):
+        create_dataset(config(dataset="imagenet"))

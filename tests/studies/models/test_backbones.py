@@ -1,0 +1,237 @@
+"""Backbones by name and out of files: timm's own results, and one clear message for each bad file."""
+
+import logging
+import math
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from studies.models.backbones import EMBEDDED, create_backbone, describe
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def source():
+    """A model with weights that say where they come from."""
+    torch.manual_seed(5)
+    return timm.create_model("test_vit")
+
+
+@pytest.fixture
+def file(tmp_path, source):
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def load(file, name="test_vit", **options):
+    return create_backbone(name, pretrained=False, checkpoint=file, **options)
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_backbones(name):
+    model = create_backbone(name, pretrained=False)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (3, 32, 32) and config["mean"] == (0.5,) * 3
+    assert describe(name)["embed_dim"] == model.embed_dim == 96 and len(model.blocks) == 6
+    assert (model.cls_token is not None, model.global_pool) == (True, "token")
+
+
+def test_position_embeddings_start_as_sines_of_row_and_column():
+    """Sines of row, then column, then cosines, at 24 wavelengths each; the class token's is as without them."""
+    torch.manual_seed(0)
+    plain = create_backbone("scenes_vit", pretrained=False)
+    torch.manual_seed(0)
+    model = create_backbone("scenes_vit_sincos", pretrained=False)
+    found, waves = model.pos_embed.detach()[0].double(), 96 // 4
+    for row in range(8):
+        for column in range(8):
+            expected = []
+            for wave in (math.sin, math.cos):
+                for at in (row, column):
+                    expected += [0.5 * wave(at * 100 ** (-w / waves)) for w in range(waves)]
+            assert found[1 + row * 8 + column].tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(model.pos_embed[:, :1], plain.pos_embed[:, :1]) and model.pos_embed.requires_grad
+    assert torch.equal(model.blocks[5].mlp.fc2.weight, plain.blocks[5].mlp.fc2.weight)
+
+
+def test_options_reach_the_model():
+    for name in ("scenes_vit", "scenes_vit_sincos", "scenes_eva", "test_vit", "eva02_tiny_patch14_224"):
+        model = create_backbone(
+            name, pretrained=False, num_classes=3, img_size=64, patch_size=8, global_pool="avg", drop_path_rate=0.3
+        )
+        assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+        assert model.patch_embed.grid_size == (8, 8) and model.global_pool == "avg"
+        assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
+        assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scenes_vti", "unknown backbone 'scenes_vti'; did you mean scenes_vit"),
+        ("vit_smal_patch16_224", "did you mean .*vit_small_patch16_224"),
+        ("test_vit.r160_in1", "no pretrained weights 'r160_in1'; did you mean r160_in1k"),
+        ("resnet18", "not defined for ResNet; valid: VisionTransformer"),
+        ("beit_base_patch16_224", "not defined for Beit"),
+    ],
+)
+def test_unknown_and_unsupported_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        create_backbone(name, pretrained=False)
+
+
+def test_embedded_backbones_have_no_pretrained_weights():
+    with pytest.raises(ValueError, match="scenes_vit has no pretrained weights"):
+        create_backbone("scenes_vit", pretrained=True)
+
+
+def test_describe():
+    found = describe("test_vit")
+    model = timm.create_model("test_vit")
+    assert found["params_m"] * 1e6 == sum(p.numel() for p in model.parameters())
+    assert (found["kind"], found["class"], found["img_size"]) == ("timm", "VisionTransformer", 160)
+
+
+def test_nothing_heavy_is_imported_with_the_module():
+    code = (
+        "import sys; from studies.models import backbones as b; b.describe('scenes_vit'); "
+        "print({'torch', 'timm'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+# ---- good files
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_ema"])
+def test_torch_files_in_any_wrapper(tmp_path, source, wrapper):
+    state = source.state_dict()
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    wrapped = {"model": other, "epoch": 3, wrapper: state} if wrapper else state
+    torch.save(wrapped, tmp_path / "w.pth")
+    assert same(load(tmp_path / "w.pth"), source)
+
+
+def test_keys_of_parallel_and_compiled_models(tmp_path, source):
+    torch.save({f"module.{key}": value for key, value in source.state_dict().items()}, tmp_path / "w.pt")
+    assert same(load(tmp_path / "w.pt"), source)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224", "vit_tiny_patch16_224", "flexivit_small"])
+@pytest.mark.parametrize("options", [{"img_size": 96}, {"patch_size": 8, "img_size": 96}])
+def test_resampling_is_that_of_timm(tmp_path, name, options):
+    source = timm.create_model(name)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    overlay = {"file": str(tmp_path / "w.safetensors"), "hf_hub_id": None, "url": "", "custom_load": False}
+    theirs = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    ours = load(tmp_path / "w.safetensors", name, **options)
+    assert same(ours, theirs)
+    assert ours.pos_embed.shape != source.pos_embed.shape
+    assert ("patch_size" in options) == (ours.patch_embed.proj.weight.shape != source.patch_embed.proj.weight.shape)
+
+
+def test_layer_scale_of_deit_files(tmp_path):
+    full = timm.create_model("deit3_small_patch16_224")
+    renamed = {
+        key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v for key, v in full.state_dict().items()
+    }
+    save_file(renamed, tmp_path / "w.safetensors")
+    assert same(load(tmp_path / "w.safetensors", "deit3_small_patch16_224"), full)
+
+
+def test_classes_are_those_of_the_file_unless_asked_otherwise(tmp_path, file, source, caplog):
+    ten = timm.create_model("test_vit", num_classes=10)
+    save_file(ten.state_dict(), tmp_path / "ten.safetensors")
+    assert same(load(tmp_path / "ten.safetensors"), ten)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        model = load(file, num_classes=10)
+    assert "classifier head of 1000 classes is replaced by a new one of 10" in caplog.text
+    assert model.head.weight.shape[0] == 10 and torch.equal(model.pos_embed, source.pos_embed)
+
+
+def test_a_file_that_says_what_it_is(tmp_path, file, source):
+    torch.save({"arch": "test_vit", "state_dict": source.state_dict()}, tmp_path / "w.pth")
+    assert same(create_backbone(str(tmp_path / "w.pth"), pretrained=False), source)
+    with pytest.raises(ValueError, match="does not say which model"):
+        create_backbone(str(file), pretrained=False)
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit"}')
+    assert same(create_backbone(str(file), pretrained=False), source)
+
+
+# ---- bad files
+
+
+def test_missing(file):
+    with pytest.raises(ValueError, match="does not exist; did you mean weights.safetensors"):
+        load(file.with_name("weight.safetensors"))
+    with pytest.raises(ValueError, match="does not exist"):
+        load(file.parent / "nowhere" / "a.pth")
+    file.rename(file.with_name("weights.ckpt"))
+    with pytest.raises(ValueError, match="unknown kind; valid: .safetensors"):
+        load(file.with_name("weights.ckpt"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_truncated(tmp_path, source, kind, share):
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(source.state_dict(), path)
+    else:
+        torch.save(source.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match="truncated"):
+        load(path)
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    for zipped in (True, False):
+        torch.save(
+            {"state_dict": subprocess.CompletedProcess([], 0)},
+            tmp_path / "w.pth",
+            _use_new_zipfile_serialization=zipped,
+        )
+        with pytest.raises(ValueError, match="pickled objects"):
+            load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [{}, [1], {"epoch": 3}, torch.zeros(2)])
+def test_files_without_weights(tmp_path, value):
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="not weights"):
+        load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "test_vit2", "eva02_tiny_patch14_224", "test_mambaout"]
+)
+def test_weights_of_another_model(tmp_path, name):
+    other = timm.create_model(name)
+    save_file(other.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"is not of test_vit: \d+ of \d+ weights match; "):
+        load(tmp_path / "w.safetensors")
+
+
+def test_weights_with_some_missing(tmp_path, source):
+    state = source.state_dict()
+    del state["blocks.0.norm1.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(
+        ValueError, match=f"{len(state)} of {len(state) + 1} weights match; 1 missing: blocks.0.norm1.w"
+    ):
+        load(tmp_path / "w.safetensors")
