@@ -9,20 +9,28 @@ Letters: B images, P prefix tokens, N live patches, L patches of the full grid, 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.dense import DenseViT
+from cropr.dropping import Dropping
+from cropr.method import Training
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
+from cropr.option import option
 from cropr.reducer import Dropper
-from cropr.schedule import Scale, staged, stages
+from cropr.rest import squeeze_masked
 from cropr.tokens import Attended, Tokens
-from cropr.vit import ReducedViT
 
-__all__ = ["DynamicViT", "DynamicViTObjective", "Predictor", "distillation_loss", "place", "ratio_loss", "scales"]
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
+
+__all__ = [
+    "DynamicViT", "DynamicViTMethod", "DynamicViTObjective", "Predictor", "distillation_loss", "ratio_loss",
+]  # fmt: skip
 
 
 class Predictor(nn.Module):
@@ -50,13 +58,13 @@ class DynamicViT(Dropper):
     """A predictor in front of a block. With a policy in `tokens` (training) it marks the tokens to drop; without one
     (inference) the `keep` most probable ones stay."""
 
-    def __init__(self, keep: int, embed_dim: int):
-        super().__init__(keep)
+    def __init__(self, keep: int, embed_dim: int, rest: str = "drop"):
+        super().__init__(keep, rest)
+        self.embed_dim = embed_dim
         self.predictor = Predictor(embed_dim)
 
-    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
-        weights = sum(p.weight.numel() for p in self.predictor.children() if isinstance(p, nn.Linear))
-        return 0 if self.keep >= num_live else num_live * weights
+    def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        return num_live * sum(p.weight.numel() for p in self.predictor.children() if isinstance(p, nn.Linear))
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
         return self.predictor(tokens.patches, tokens.patches.new_ones(tokens.patches.shape[:2]))[..., 0]
@@ -71,6 +79,9 @@ class DynamicViT(Dropper):
         if tokens.policy is None:
             return super().forward(tokens, attended)
         keep = self.decide(self.predictor(tokens.patches, tokens.policy).float()) * tokens.policy
+        if self.rest == "squeeze":
+            patches = squeeze_masked(tokens.patches, tokens.policy, keep)
+            tokens = replace(tokens, x=torch.cat([tokens.x[:, : tokens.num_prefix], patches], dim=1))
         return replace(tokens, policy=keep, aux=(*tokens.aux, keep))
 
 
@@ -183,6 +194,8 @@ class DynamicViTDenseObjective(DynamicViTObjective):
     name = "CE + ratio + KL of patches and token distillation"
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
+        from cropr.dense import DenseViT
+
         assert isinstance(model, DenseViT) and isinstance(self.teacher, DenseViT)
         with torch.no_grad():
             theirs = self.teacher.forward_features(batch.images)
@@ -199,20 +212,76 @@ class DynamicViTDenseObjective(DynamicViTObjective):
         return terms, self.count(decisions[-1], batch.target)
 
 
-def place(
-    vit: nn.Module, num_patches: int, *, ratio: float, blocks: tuple[int, ...] | None = None
-) -> dict[int, DynamicViT]:
-    """Predictors in front of blocks 3, 6, 9 of 12 (see `stages`), or of `blocks`; they keep `ratio`, its square, its
-    cube of the original patches."""
-    blocks = blocks or stages(len(vit.blocks))
-    if min(blocks) < 1:
-        raise ValueError(
-            f"DynamicViT prunes in front of blocks {blocks}, and nothing comes before block 0; give blocks="
-        )
-    keeps = staged(num_patches, ratio, len(blocks))
-    return {block - 1: DynamicViT(keep, vit.embed_dim) for block, keep in zip(blocks, keeps, strict=True)}
+@dataclass(frozen=True, kw_only=True)
+class DynamicViTMethod(Dropping):
+    """Learned predictors choose the patches that stay, trained under a mask with a teacher."""
 
+    name = "dynamicvit"
+    label = "DynamicViT"
+    paper = "arXiv 2106.02034"
+    licence = "MIT"
+    version = 2
+    standard = True
+    learns = "predictors, from the ratio loss, the distillation and the task's own loss"
+    fused_attention = False
+    reducer = DynamicViT
+    schedules = ("staged",)
+    in_front = True
 
-def scales(vit: nn.Module, num_patches: int) -> list[Scale]:
-    """The ratio that every stage keeps of the one before."""
-    return [Scale("staged", "ratio", 1 / num_patches, 1.0)]
+    ratio_weight: float = option(2.0, "of the loss that holds the share of kept tokens", low=0)
+    distill_weight: float = option(0.5, "of both distillation losses", low=0)
+    token: str = option("mse", "distance of kept tokens from the teacher's", choices=("mse", "kl"))
+    batch_mean: bool = option(False, "hold the share over the batch instead of in each image")
+    eval_mode: str = option(
+        "topk", "masked: the record also has the accuracy with tokens marked as in training, not removed",
+        choices=("topk", "masked"),
+    )  # fmt: skip
+    attention: str = option(
+        "exact", "under the mask in training: exact, or sdpa (approximate, fused)", choices=("exact", "sdpa")
+    )
+
+    @classmethod
+    def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
+        """`policy=` was the older name of `attention=`."""
+        return super().respell({("attention" if k == "policy" else k): v for k, v in given.items()}, dense)
+
+    def check(self) -> None:
+        super().check()
+        if self.rest == "fuse":
+            raise ValueError(
+                f"rest=fuse of {self.name}: its training marks tokens and removes none: there is no place for a fused "
+                "one; valid here: drop, squeeze, llf"
+            )
+
+    @property
+    def policy(self) -> str:
+        return self.attention
+
+    @property
+    def masked_score(self) -> bool:
+        return self.eval_mode == "masked"
+
+    def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
+        return DynamicViT(keep, vit.embed_dim, self.at_reducer)
+
+    def objective(self, training: Training) -> Objective:
+        if training.teacher is None:
+            raise ValueError(f"{self.name} is trained with a teacher")
+        model, teacher = training.model, training.teacher()
+        if self.kind == "staged":
+            assert self.ratio is not None
+            ratios = [self.ratio ** (stage + 1) for stage in range(len(model.reducers))]
+        else:
+            ratios = [reducer.keep / model.num_patches for reducer in model.reducers.values()]
+        kind = DynamicViTObjective
+        if self.dense:
+            from cropr.dense import DenseViT
+
+            kind, teacher = DynamicViTDenseObjective, DenseViT(teacher, img_size=model.img_size)
+        return kind(
+            training.criterion, teacher, ratios, self.ratio_weight, self.distill_weight, token=self.token,
+            batch_mean=self.batch_mean,
+        )  # fmt: skip
+
+    def training_cost(self, budget: float | None) -> float:
+        return 2.0  # all tokens under a mask, and a teacher

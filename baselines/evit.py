@@ -10,30 +10,38 @@ Letters: B images, P prefix tokens, N live patches, K kept ones, D width.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from cropr.dropping import REST_CHOICES, REST_MEANING, Dropping
+from cropr.method import Training
 from cropr.objective import Criterion, Objective
+from cropr.option import option
 from cropr.reducer import Dropper
-from cropr.schedule import Scale, kept, stages
+from cropr.schedule import kept
 from cropr.tokens import Attended, Tokens
-from cropr.vit import ReducedViT
 
-__all__ = ["EViT", "EViTObjective", "keep_rate_at", "place", "scales"]
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
+
+__all__ = ["EViT", "EViTMethod", "EViTObjective", "keep_rate_at"]
 
 
 class EViT(Dropper):
     """Keeps the share `rate` of the patches that come in (an earlier fused token counts as one), by the attention that
-    the class token pays them; `fuse`: the sum of the others, weighted by that attention, not renormalised, is appended.
+    the class token pays them; "fuse": the sum of the others, weighted by that attention, not renormalised, is appended.
+    `attn_dim`: width of the class query.
     """
 
     inside = True
     taps = ("q", "k")
     class_token = True
 
-    def __init__(self, rate: float, fuse: bool = True):
-        super().__init__(keep=1)
-        self.base_rate, self.fuse = rate, fuse
+    def __init__(self, rate: float, rest: str = "fuse", attn_dim: int = 0):
+        super().__init__(1, rest)
+        self.base_rate, self.attn_dim = rate, attn_dim
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
@@ -42,38 +50,20 @@ class EViT(Dropper):
         self.rate = rate
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate}, fuse={self.fuse}"
+        return f"rate={self.rate}, rest={self.rest}"
 
-    @property
-    def reversible(self) -> bool:
-        return not self.fuse
+    def keep_of(self, num_live: int) -> int:
+        return kept(self.rate, num_live)
 
-    def count_after(self, num_live: int, num_prefix: int) -> int:
-        keep = kept(self.rate, num_live)
-        return num_live if keep == num_live else keep + self.fuse
-
-    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
-        if kept(self.rate, num_live) == num_live:
-            return 0
-        return (num_live + num_prefix) * self.attn_dim + self.fuse * num_live * embed_dim
-
-    attn_dim = 0  # width of the class query, set by `place`
+    def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        return (num_live + num_prefix) * self.attn_dim
 
     def score(self, tokens: Tokens, attended: Attended | None) -> Tensor:
         assert attended is not None
         return attended.prefix_attention(1).mean(dim=1)[:, 0, tokens.num_prefix :]
 
-    def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
-        keep = kept(self.rate, tokens.num_live)
-        if keep == tokens.num_live:
-            return tokens
-        attention = self.score(tokens, attended)
-        order = tokens.rank(attention, keep)
-        pruned = tokens.select(order, keep)
-        if not self.fuse:
-            return pruned
-        weight = attention.scatter(1, order[:, :keep], 0.0).to(tokens.x.dtype)  # gradient flows through the weights
-        return pruned.append((weight.unsqueeze(1) @ tokens.patches).squeeze(1))
+    def fusion_weight(self, scores: Tensor, kept: Tensor) -> Tensor:
+        return scores.scatter(1, kept, 0.0)  # gradient flows through the weights
 
 
 def keep_rate_at(base: float, progress: float, start: float, span: float) -> float:
@@ -92,8 +82,6 @@ class EViTObjective(Objective):
 
     def __init__(self, criterion: Criterion, start: float = 0.0, span: float = 0.0):
         super().__init__(criterion)
-        if not (0 <= start <= 1 and 0 <= span <= 1 - start):
-            raise ValueError(f"start {start:g} and span {span:g} are shares of the training and must sum to at most 1")
         self.start, self.span = start, span
 
     def before_step(self, model: ReducedViT, progress: float) -> None:
@@ -101,16 +89,49 @@ class EViTObjective(Objective):
             reducer.set_rate(keep_rate_at(reducer.base_rate, progress, self.start, self.span))
 
 
-def place(
-    vit: nn.Module, num_patches: int, *, keep: float, fuse: bool = True, blocks: tuple[int, ...] | None = None
-) -> dict[int, EViT]:
-    """A reducer in blocks 3, 6, 9 of 12 (see `stages`), or in `blocks`."""
-    found = {i: EViT(keep, fuse) for i in blocks or stages(len(vit.blocks))}
-    for i, reducer in found.items():
-        reducer.attn_dim = vit.blocks[i].attn.num_heads * vit.blocks[i].attn.head_dim
-    return found
+@dataclass(frozen=True, kw_only=True)
+class EViTMethod(Dropping):
+    """Patches that the class token ignores leave or are fused."""
 
+    name = "evit"
+    label = "EViT"
+    paper = "arXiv 2202.07800"
+    licence = "Apache-2.0"
+    standard = True
+    reducer = EViT
+    schedules = ("staged",)
+    parameters = {**Dropping.parameters, "staged": "keep"}
 
-def scales(vit: nn.Module, num_patches: int) -> list[Scale]:
-    """A constant keep rate at every stage."""
-    return [Scale("staged", "keep", 1 / num_patches, 1.0)]
+    keep: float | None = option(
+        None, "share of the patches that come in that each stage keeps (staged)", above=0, high=1, sets_cost=True
+    )
+    rest: str = option(
+        "fuse", "what becomes of patches that leave; fuse weighs them by the class token's attention, not "
+        "renormalised, as published. " + REST_MEANING, choices=REST_CHOICES, dense="llf",
+    )  # fmt: skip
+    start: float = option(0.0, "share of the training at which the keep rate begins to shrink from 1", low=0, high=1)
+    span: float = option(0.0, "share of the training over which it shrinks", low=0, high=1)
+
+    def check(self) -> None:
+        super().check()
+        if self.start + self.span > 1:
+            raise ValueError(
+                f"start {self.start:g} and span {self.span:g} are shares of the training and must sum to at most 1"
+            )
+
+    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
+        if self.keep is not None:
+            return {block: self.at_rate(vit, block, self.keep) for block in self.blocks(len(vit.blocks))}
+        found: dict[int, Dropper] = {}
+        live = num_patches
+        for block, keep in self.counts(vit, num_patches).items():
+            found[block] = self.at_rate(vit, block, min(1.0, keep / live))
+            live = found[block].count_after(live, vit.num_prefix_tokens)
+        return found
+
+    def at_rate(self, vit: nn.Module, block: int, rate: float) -> EViT:
+        attn = vit.blocks[block].attn
+        return EViT(rate, self.at_reducer, attn.num_heads * attn.head_dim)
+
+    def objective(self, training: Training) -> Objective:
+        return EViTObjective(training.criterion, self.start, self.span)

@@ -6,14 +6,16 @@ images lose the same tokens whenever and beside whatever they run.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from cropr.cropr import module_keeps, scales
+from cropr.dropping import OnCroprSchedule
 from cropr.random_bits import uniform
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
-__all__ = ["RandomPruning", "place", "scales"]
+__all__ = ["Random", "RandomPruning"]
 
 
 class RandomPruning(Dropper):
@@ -21,8 +23,8 @@ class RandomPruning(Dropper):
 
     seeded = True
 
-    def __init__(self, keep: int, salt: int):
-        super().__init__(keep)
+    def __init__(self, keep: int, salt: int, rest: str = "drop"):
+        super().__init__(keep, rest)
         self.salt = salt
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
@@ -30,16 +32,16 @@ class RandomPruning(Dropper):
         return uniform(tokens.seed, tokens.positions(), self.salt)
 
 
-def place(
-    vit: nn.Module,
-    num_patches: int,
-    *,
-    rate: float | None = None,
-    ratio: float | None = None,
-    llf: bool = False,
-    first_extra: int | None = None,
-    seed: int = 0,
-) -> dict[int, RandomPruning]:
-    """Cropr's schedule with random scores."""
-    keeps = module_keeps(vit, num_patches, rate=rate, ratio=ratio, llf=llf, first_extra=first_extra)
-    return {i: RandomPruning(keep, salt=seed * len(vit.blocks) + i) for i, keep in keeps.items()}
+@dataclass(frozen=True, kw_only=True)
+class Random(OnCroprSchedule):
+    """Patches leave at random, on Cropr's schedule."""
+
+    name = "random"
+    label = "Random"
+    version = 2
+    role = "random"
+    standard = True
+    reducer = RandomPruning
+
+    def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
+        return RandomPruning(keep, self.seed * len(vit.blocks) + block, self.at_reducer)

@@ -10,18 +10,20 @@ D width, H heads, E = D / H.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cropr.method import Method
+from cropr.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens, take
 
-__all__ = ["Matching", "ToMe", "bipartite_matching", "destinations", "merge", "merges_per_block", "place", "scales"]
+__all__ = ["Matching", "ToMe", "TokenMerging", "bipartite_matching", "destinations", "merge", "merges_per_block"]
 
 
 class Matching(NamedTuple):
@@ -80,7 +82,10 @@ class ToMe(Reducer):
 
     inside = True
     taps = ("k",)
-    merges = True
+
+    @property
+    def merges(self) -> bool:
+        return True
 
     def __init__(self, r: int, proportional: bool = True, head_dim: int = 64):
         super().__init__()
@@ -121,18 +126,40 @@ def merges_per_block(r: float | tuple[float, float] | list[int], depth: int) -> 
     return inflected(*r, depth) if isinstance(r, tuple) else spread(r, depth)
 
 
-def place(
-    vit: nn.Module,
-    num_patches: int,
-    *,
-    r: float | tuple[float, float] | list[int],
-    proportional: bool = True,
-) -> dict[int, ToMe]:
-    """A merge in every block that has one."""
-    rates = merges_per_block(r, len(vit.blocks))
-    return {i: ToMe(n, proportional, vit.blocks[i].attn.head_dim) for i, n in enumerate(rates) if n}
+@dataclass(frozen=True, kw_only=True)
+class TokenMerging(Method):
+    """Similar tokens are merged, in every block."""
 
+    name = "tome"
+    label = "ToMe"
+    paper = "arXiv 2210.09461"
+    licence = "CC BY-NC 4.0"
+    standard = True
+    reducer = ToMe
 
-def scales(vit: nn.Module, num_patches: int) -> list[Scale]:
-    """A constant r, up to one that merges all it can in the first block."""
-    return [Scale("constant", "r", num_patches / 2, 0.0)]
+    r: float | tuple[int, ...] | None = option(
+        None, "pairs merged in each block; or one number a block, written 8/0/8", low=0, sets_cost=True
+    )
+    inflect: float | None = option(
+        None, "r rises over the blocks from (1 - inflect) r to (1 + inflect) r; negative: it falls", low=-1, high=1,
+        unset="constant r",
+    )  # fmt: skip
+    proportional: bool = option(True, "attention counts a token by the patches merged into it")
+
+    def check(self) -> None:
+        if self.inflect is not None and isinstance(self.r, tuple):
+            raise ValueError(f"{self.name}: inflect bends a single r, and r={'/'.join(map(str, self.r))} is a list")
+
+    def place(self, vit: nn.Module, num_patches: int) -> dict[int, ToMe]:
+        """A merge in every block that has one."""
+        if self.r is None:
+            raise ValueError(f"{self.name} needs a budget, or r")
+        if isinstance(self.r, tuple):
+            rates = merges_per_block(list(self.r), len(vit.blocks))
+        else:
+            rates = merges_per_block(self.r if self.inflect is None else (self.r, self.inflect), len(vit.blocks))
+        return {i: ToMe(n, self.proportional, vit.blocks[i].attn.head_dim) for i, n in enumerate(rates) if n}
+
+    def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
+        """A constant r, up to one that merges all it can in the first block."""
+        return [Scale("constant", "r", num_patches / 2, 0.0)]

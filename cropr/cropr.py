@@ -10,74 +10,60 @@ E = D / H, C classes.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from cropr.dropping import OnCroprSchedule
+from cropr.method import Training
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
+from cropr.option import option
 from cropr.random_bits import uniform
 from cropr.reducer import Dropper
-from cropr.schedule import Scale, constant, geometric
+from cropr.rest import softmax_of_dropped
 from cropr.tokens import Attended, Tokens
-from cropr.vit import ReducedViT
 
-__all__ = ["CroprModule", "CroprObjective", "LinearScore", "module_keeps", "place", "scales"]
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
+
+__all__ = ["Cropr", "CroprModule", "CroprObjective", "LinearScore"]
 
 SELECTIONS = ("top", "lowest", "sample")
-
-
-def module_keeps(
-    vit: nn.Module,
-    num_patches: int,
-    *,
-    rate: float | None = None,
-    ratio: float | None = None,
-    llf: bool = False,
-    first_extra: int | None = None,
-) -> dict[int, int]:
-    """Patches kept behind each block that has a module: blocks 0 ... depth - 2, or depth - 3 with last-layer fusion.
-
-    `rate` patches go at each module, and one more at the first where there is exactly one prefix token, so that totals
-    stay multiples of 4 or 8 (`first_extra` overrides); or `ratio` of them stay. Rate 0 means no module at all.
-    """
-    modules = len(vit.blocks) - (2 if llf else 1)
-    if (rate is None) == (ratio is None):
-        raise ValueError("give either rate (patches removed by each module) or ratio (share that each module keeps)")
-    if rate == 0 or modules < 1:
-        return {}
-    extra = int(vit.num_prefix_tokens == 1) if first_extra is None else first_extra
-    if rate is not None:
-        return dict(enumerate(constant(num_patches, rate, modules, extra)))
-    assert ratio is not None
-    return dict(enumerate(geometric(num_patches, ratio, modules)))
 
 
 class LinearScore(Dropper):
     """Scores that are linear in the tokens: score = x . weight, behind an optional LayerNorm. Cropr at inference."""
 
-    def __init__(self, keep: int, weight: Tensor, norm: nn.Module | None = None, select: str = "top"):
-        super().__init__(keep)
-        if select not in SELECTIONS:
-            raise ValueError(f"unknown selection {select!r}; valid: {', '.join(SELECTIONS)}")
-        self.register_buffer("weight", weight.detach().clone())  # [D]
-        self.norm = norm if norm is not None else nn.Identity()
-        self.select = select
+    def __init__(
+        self, keep: int, embed_dim: int, norm_eps: float | None = None, select: str = "top", rest: str = "drop"
+    ):
+        super().__init__(keep, rest)
+        self.embed_dim, self.norm_eps, self.select = embed_dim, norm_eps, select
+        self.register_buffer("weight", torch.zeros(embed_dim))  # [D]
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, norm_eps)
 
     @property
     def seeded(self) -> bool:
         return self.select == "sample"
 
-    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
-        return 0 if self.keep >= num_live else (num_live + num_prefix) * embed_dim
+    def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        return (num_live + num_prefix) * embed_dim
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        # All tokens, then the patches: a slice of x would be copied, a slice of the scores is not.
-        scores = F.linear(self.norm(tokens.x), self.weight[None]).squeeze(-1)[:, tokens.num_prefix :]
-        return select(scores, self.select, tokens, tokens.x.shape[-1])
+        return linear_score(tokens, self.weight, self.norm, self.select)
+
+    def fusion_weight(self, scores: Tensor, kept: Tensor) -> Tensor:
+        return softmax_of_dropped(scores * self.embed_dim**-0.5, kept)  # scaled, as the aggregator does
+
+
+def linear_score(tokens: Tokens, weight: Tensor, norm: nn.Module, how: str) -> Tensor:
+    """[B, N] what `select` makes of x . weight, `weight` [D], for each patch."""
+    # All tokens, then the patches: a slice of x would be copied, a slice of the scores is not.
+    scores = F.linear(norm(tokens.x), weight[None]).squeeze(-1)[:, tokens.num_prefix :]
+    return select(scores, how, tokens, tokens.x.shape[-1])
 
 
 def select(scores: Tensor, how: str, tokens: Tokens, width: int) -> Tensor:
@@ -113,12 +99,13 @@ class CroprModule(Dropper):
         mlp_ratio: float = 4.0,
         detach: bool = True,
         select: str = "top",
+        rest: str = "drop",
     ):
-        super().__init__(keep)
+        super().__init__(keep, rest)
+        from timm.layers import Mlp, trunc_normal_  # not above: methods are listed without the seconds that timm takes
+
         if embed_dim % heads:
             raise ValueError(f"{heads} heads do not divide the width {embed_dim}")
-        if select not in SELECTIONS:
-            raise ValueError(f"unknown selection {select!r}; valid: {', '.join(SELECTIONS)}")
 
         def projection(wanted: bool) -> nn.Module:
             return nn.Linear(embed_dim, embed_dim, bias=False) if wanted else nn.Identity()
@@ -141,19 +128,24 @@ class CroprModule(Dropper):
         return q if isinstance(self.k_proj, nn.Identity) else q @ self.k_proj.weight
 
     def fold(self) -> LinearScore:
-        norm = None if isinstance(self.pre_attn_norm, nn.Identity) else self.pre_attn_norm
-        return LinearScore(self.keep, self.folded_weight(), norm, self.select)
+        eps = self.pre_attn_norm.eps if isinstance(self.pre_attn_norm, nn.LayerNorm) else None
+        folded = LinearScore(self.keep, self.queries.shape[-1], eps, self.select, self.rest)
+        folded.weight, folded.norm = self.folded_weight().detach().clone(), self.pre_attn_norm
+        return folded
 
     @property
     def seeded(self) -> bool:
         return self.select == "sample"
 
-    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
-        return 0 if self.keep >= num_live else (num_live + num_prefix) * embed_dim
+    def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        return (num_live + num_prefix) * embed_dim
 
     @torch.no_grad()
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        return self.fold().score(tokens)
+        return linear_score(tokens, self.folded_weight(), self.pre_attn_norm, self.select)
+
+    def fusion_weight(self, scores: Tensor, kept: Tensor) -> Tensor:
+        return self.fold().fusion_weight(scores, kept)
 
     def predict(self, x: Tensor) -> Tensor:
         """Auxiliary logits [B, M, C] out of all tokens `x` [B, T, D]."""
@@ -193,25 +185,53 @@ class CroprObjective(Objective):
         return terms, self.counts(model, batch)
 
 
-def place(
-    vit: nn.Module,
-    num_patches: int,
-    *,
-    rate: float | None = None,
-    ratio: float | None = None,
-    llf: bool = False,
-    first_extra: int | None = None,
-    **options: Any,
-) -> dict[int, CroprModule]:
-    """A module behind each block that `module_keeps` names; `options` are those of `CroprModule`."""
-    keeps = module_keeps(vit, num_patches, rate=rate, ratio=ratio, llf=llf, first_extra=first_extra)
-    return {i: CroprModule(keep, vit.embed_dim, vit.num_classes, **options) for i, keep in keeps.items()}
+@dataclass(frozen=True, kw_only=True)
+class Cropr(OnCroprSchedule):
+    """Cross-attention pruning with auxiliary heads that are gone after training."""
 
+    name = "cropr"
+    label = "Cropr"
+    paper = "arXiv 2412.00965"
+    licence = "MIT"
+    version = 2
+    standard = True
+    learns = "queries, aggregators and auxiliary heads, from the auxiliary loss alone"
+    reducer = CroprModule
 
-def scales(vit: nn.Module, num_patches: int, *, llf: bool = False, first_extra: int | None = None) -> list[Scale]:
-    """A constant rate up to the largest whole one, and below the floor that it sets a geometric schedule. (A fraction
-    more would still fit, and would leave the last blocks next to nothing.)"""
-    modules = len(vit.blocks) - (2 if llf else 1)
-    extra = int(vit.num_prefix_tokens == 1) if first_extra is None else first_extra
-    most = float((num_patches - extra - 1) // modules)
-    return [Scale("constant", "rate", most, 0.0), Scale("geometric", "ratio", 1 / num_patches, 1.0)]
+    queries: int | None = option(
+        None, "learned queries of each module", low=1, high=2**16, unset="1; dense tasks: one for each patch"
+    )
+    heads: int = option(1, "heads of the cross-attention", low=1)
+    q_proj: bool = option(False, "project the queries")
+    k_proj: bool = option(False, "project the keys")
+    v_proj: bool = option(False, "project the values")
+    pre_norm: bool = option(False, "LayerNorm in front of the module")
+    mlp: bool = option(True, "MLP behind the aggregator, in training")
+    mlp_ratio: float = option(4.0, "width of that MLP, in widths of the model", above=0)
+    detach: bool = option(True, "the auxiliary loss does not reach the backbone")
+    select: str = option("top", "which patches stay: of the highest scores, the lowest, or drawn", choices=SELECTIONS)
+    weight: float = option(1.0, "of each auxiliary loss", low=0)
+
+    def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
+        queries = self.queries or 1
+        return CroprModule(
+            keep, vit.embed_dim, vit.num_classes, queries, self.heads, self.q_proj, self.k_proj, self.v_proj,
+            self.pre_norm, self.mlp, self.mlp_ratio, self.detach, self.select, self.at_reducer,
+        )  # fmt: skip
+
+    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
+        if not self.dense:
+            return super().place(vit, num_patches)
+        if self.queries not in (None, num_patches):
+            raise ValueError(f"a dense task has one query for each patch ({num_patches}), not {self.queries}")
+        return super(Cropr, replace(self, queries=num_patches)).place(vit, num_patches)
+
+    def objective(self, training: Training) -> Objective:
+        from cropr.dense_objective import CroprDenseObjective
+
+        if self.dense:
+            return CroprDenseObjective(training.criterion, self.weight, self.ramp(training))
+        return CroprObjective(training.criterion, self.weight)
+
+    def training_cost(self, budget: float | None) -> float:
+        return (budget or 1.0) + 0.3

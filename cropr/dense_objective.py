@@ -7,15 +7,16 @@ Letters: B images, L patches of the full grid, C classes, h and w sides in pixel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cropr.dense import DenseViT
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.reducer import Dropper
 from cropr.schedule import curriculum
-from cropr.vit import ReducedViT
+
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
 
 __all__ = ["CroprDenseObjective", "Curriculum", "DenseObjective", "patch_target"]
 
@@ -84,6 +85,8 @@ class CroprDenseObjective(DenseObjective):
         self.weight = weight
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
+        from cropr.dense import DenseViT
+
         assert isinstance(model, DenseViT)
         tokens, size = model.forward_features(batch.images), batch.images.shape[-2:]
         logits = model.upsample(model.patch_logits(tokens), size)

@@ -10,13 +10,14 @@ Letters: B images, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cropr.vit import ReducedViT
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
 
 __all__ = ["Counts", "Criterion", "CrossEntropy", "Labelled", "Objective", "Term", "Terms", "weighted_loss"]
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from cropr.rest import REST, fuse, softmax_of_dropped, squeeze
 from cropr.tokens import Attended, Tokens
 
 __all__ = ["Dropper", "Reducer", "token_counts"]
@@ -24,7 +25,12 @@ class Reducer(nn.Module):
     inside: ClassVar[bool] = False
     taps: ClassVar[tuple[str, ...]] = ()  # which of "q" and "k" of its block it reads; empty: `attended` is None
     class_token: ClassVar[bool] = False  # refuses models without one
-    merges: ClassVar[bool] = False  # tokens become one instead of leaving; their owners are followed where needed
+    reads_truth: ClassVar[bool] = False  # of each image, from `tokens.truth`: no method, a control
+
+    @property
+    def merges(self) -> bool:
+        """Tokens become one instead of leaving; their owners are followed where needed."""
+        return False
 
     @property
     def seeded(self) -> bool:
@@ -53,28 +59,66 @@ class Reducer(nn.Module):
 
 
 class Dropper(Reducer):
-    """Keeps the `keep` patches of the highest score. Subclasses say what the score is."""
+    """Keeps the `keep` patches of the highest score; `rest`: what becomes of the others, see rest.py. Subclasses say
+    what the score is, and what it costs."""
 
-    def __init__(self, keep: int):
+    def __init__(self, keep: int, rest: str = "drop"):
         super().__init__()
         if keep < 1:
             raise ValueError(f"cannot keep {keep} patches; at least 1 must stay")
-        self.keep = keep
+        if rest not in REST:
+            raise ValueError(f"unknown rest {rest!r}; valid: {', '.join(REST)}")
+        self.keep, self.rest = keep, rest
 
     def extra_repr(self) -> str:
-        return f"keep={self.keep}"
+        return f"keep={self.keep}, rest={self.rest}"
+
+    @property
+    def merges(self) -> bool:
+        return self.rest == "squeeze"
+
+    @property
+    def reversible(self) -> bool:
+        return self.rest == "drop"
+
+    def keep_of(self, num_live: int) -> int:
+        """Patches that stay when `num_live` come in."""
+        return min(self.keep, num_live)
 
     def count_after(self, num_live: int, num_prefix: int) -> int:
-        return min(self.keep, num_live)
+        keep = self.keep_of(num_live)
+        return keep + (self.rest == "fuse" and keep < num_live)
+
+    def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        keep = self.keep_of(num_live)
+        if keep == num_live:
+            return 0
+        spent = {"drop": 0, "fuse": num_live, "squeeze": (num_live - keep) * keep}[self.rest] * embed_dim
+        return self.score_macs(num_live, num_prefix, embed_dim) + spent
+
+    def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
+        """Multiply-accumulates of the scores per image."""
+        return 0
+
+    def fusion_weight(self, scores: Tensor, kept: Tensor) -> Tensor:
+        """[B, N] what each patch that leaves counts in a fused token; 0 for those in `kept` [B, K]."""
+        return softmax_of_dropped(scores, kept)
 
     def score(self, tokens: Tokens, attended: Attended | None) -> Tensor:
         """[B, N] the higher the better."""
         raise NotImplementedError
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
-        if self.keep >= tokens.num_live:
+        keep = self.keep_of(tokens.num_live)
+        if keep == tokens.num_live:
             return tokens
-        return tokens.prune(self.score(tokens, attended), self.keep)
+        scores = self.score(tokens, attended)
+        order = tokens.rank(scores, keep, whole=self.rest == "squeeze")
+        if self.rest == "squeeze":
+            return squeeze(tokens, order, keep)
+        if self.rest == "fuse":
+            return fuse(tokens, order, keep, self.fusion_weight(scores, order[:, :keep]))
+        return tokens.select(order, keep)
 
 
 def token_counts(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from timm.layers import apply_keep_indices_nlc, apply_rot_embed_cat
 from torch import Tensor
 
 __all__ = ["Attended", "Tokens", "take"]
@@ -41,6 +40,7 @@ class Tokens:
     aux: tuple = ()  # what reducers hand to the loss, in block order
     track: bool = False  # remember what fusion and dense outputs need
     seed: Tensor | None = None  # [B] int64, a fingerprint of each image, for reducers that draw at random
+    truth: Tensor | None = None  # [B, L] 1 where there is something to predict, for the control that reads it
 
     @property
     def patches(self) -> Tensor:
@@ -65,12 +65,13 @@ class Tokens:
         """
         return self.select(self.rank(scores, keep), keep)
 
-    def rank(self, scores: Tensor, keep: int) -> Tensor:
-        """[B, keep or more] patches in descending order of score: all of them where dropped ones are remembered."""
+    def rank(self, scores: Tensor, keep: int, whole: bool = False) -> Tensor:
+        """[B, keep or more] patches in descending order of score: all of them where dropped ones are remembered, or the
+        order is wanted `whole`."""
         if not 0 < keep <= self.num_live:
             raise ValueError(f"cannot keep {keep} of {self.num_live} patches; 1 to {self.num_live} are possible")
         scores = scores.detach()
-        if self.track:
+        if self.track or whole:
             return scores.argsort(dim=1, descending=True, stable=True)
         return scores.topk(keep, dim=1).indices
 
@@ -148,6 +149,8 @@ class Tokens:
         """
         if rope is None or self.index is None:
             return rope
+        from timm.layers import apply_keep_indices_nlc  # not above: methods are listed without the seconds timm takes
+
         live = apply_keep_indices_nlc(self.x, rope, self.index.clamp(min=0))
         live = live.unsqueeze(1) if live.ndim == 3 else live
         still = torch.cat([torch.zeros_like(live[..., ::2]), torch.ones_like(live[..., ::2])], dim=-1)  # sin 0, cos 1
@@ -173,6 +176,8 @@ class Attended:
             raise ValueError(f"{first} of {self.num_prefix} prefix tokens asked for")
         k = self.k
         if self.rope is not None:
+            from timm.layers import apply_rot_embed_cat
+
             patches = apply_rot_embed_cat(k[:, :, self.num_prefix :], self.rope, half=self.rotate_half)
             k = torch.cat([k[:, :, : self.num_prefix], patches], dim=2).type_as(self.k)
         if k.shape[1] != self.q.shape[1]:

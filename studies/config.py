@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from studies.nearest import nearest
+from cropr.nearest import nearest
 
 __all__ = ["Recipe", "RunConfig", "from_dict", "replace_key"]
 

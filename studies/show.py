@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cropr.method import Method
+from cropr.nearest import nearest
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
 from results.figures.pictures import Row
@@ -27,9 +29,8 @@ from studies.data.transforms import eval_transform
 from studies.measure.bench import variants_of
 from studies.models.backbones import create_backbone
 from studies.models.deploy import load
+from studies.models.methods import ORDER
 from studies.models.reducers import build
-from studies.nearest import nearest
-from studies.reducer_specs import METHODS, Spec
 
 __all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
 
@@ -89,12 +90,16 @@ def _holder(tokens: Tokens) -> Tensor:
 
 def default_runs(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Ids of one run for each reducer with its options: the first seed of the smallest budget."""
-    order = list(METHODS)
 
     def preference(run: str) -> tuple[Any, ...]:
         record = records[run]
         budget = record["budget_asked"]
-        return order.index(record["reducer"]), record["label"], 1.0 if budget is None else budget, record["seed"]
+        return (
+            ORDER.index(record.get("role", "method")),
+            record["label"],
+            1.0 if budget is None else budget,
+            record["seed"],
+        )
 
     chosen: dict[str, str] = {}
     for run in sorted(records, key=preference):
@@ -153,7 +158,7 @@ def pixel_maps(true: np.ndarray, said: np.ndarray) -> tuple[tuple[tuple[str, np.
 
 
 def rows_of_image(
-    file: Path, backbone: str, checkpoint: str | None, pretrained: bool, specs: list[Spec], budgets: list[float]
+    file: Path, backbone: str, checkpoint: str | None, pretrained: bool, methods: list[Method], budgets: list[float]
 ) -> list[Row]:
     """What reducers make of one image on a model off the shelf: random weights, timm's, or those of a checkpoint.
 
@@ -162,7 +167,7 @@ def rows_of_image(
     import timm
     from PIL import Image
 
-    if unlearnt := [spec.name for spec in specs if spec.method.learns]:
+    if unlearnt := [method.name for method in methods if method.learns]:
         raise ValueError(f"{unlearnt[0]} has weights to learn; show it from a study that trained it")
     try:
         with Image.open(file) as opened:
@@ -176,11 +181,11 @@ def rows_of_image(
     (pixels,) = _pixels(images, config["mean"], config["std"])
     trained = pretrained or checkpoint is not None
     rows = []
-    for name, (spec, budget) in variants_of(specs, budgets).items():
-        model = build(vit, spec, budget).model
+    for method, budget in variants_of(methods, budgets).values():
+        model = build(vit, method, budget).model
         found = trace(model, images)
         verdict = f"predicted {_class_name(vit, int(found.logits.argmax()))}" if trained else "untrained"
-        label = spec.label + ("" if budget is None else f" at {budget:g}") if name != "none" else "Dense"
+        label = method.title + ("" if budget is None else f" at {budget:g}")
         rows.append(Row(label, verdict, None, pixels, found.held[0].numpy(), model.grid_size))
     return rows
 

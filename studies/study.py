@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cropr.method import Method
 from results.records.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import fusion, pareto, resolution, segmentation
 from studies.config import Recipe, RunConfig
-from studies.measure.speed_record import DENSE
-from studies.reducer_specs import Spec, parse
+from studies.models.methods import parse_one, reference
 
 __all__ = ["STUDIES", "Study", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
 
@@ -58,7 +58,7 @@ class Unwritable(ValueError):
 
 def plan(
     study: str,
-    specs: list[Spec],
+    methods: list[Method],
     budgets: list[float],
     seeds: int,
     *,
@@ -84,14 +84,12 @@ def plan(
     }  # fmt: skip
     runs = []
     for seed in range(seeds):
-        for spec in specs:
-            for budget in [None] if spec.name == "none" or spec.is_native else budgets:
+        for method in sorted(methods, key=lambda method: -method.training_cost(max(budgets))):
+            for budget in sorted(budgets, reverse=True) if method.takes_budget else [None]:
                 runs.append(
-                    RunConfig(reducer=str(spec), method_version=spec.method.version, budget=budget, seed=seed, **shared)
+                    RunConfig(reducer=str(method), method_version=method.version, budget=budget, seed=seed, **shared)
                 )
-    # The longest first: two workers then finish together.
-    order = {"dynamicvit": 0, "none": 1, "cropr": 2}
-    return sorted(runs, key=lambda run: (run.seed, order.get(run.reducer.split(":")[0], 3), -(run.budget or 1)))
+    return runs  # of each seed the longest first: two workers then finish together
 
 
 def writable(out: Path) -> None:
@@ -136,7 +134,7 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
     import torch
 
     first = configs[0]
-    names = sorted({DENSE, *(config.variant for config in configs)})
+    names = sorted({reference().name, *(config.variant for config in configs)})
     content = [names, first.backbone, first.device, first.quick, torch.__version__]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
@@ -150,14 +148,15 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     import torch
 
     from studies.data.datasets import create_dataset
-    from studies.measure.bench import bench
+    from studies.measure.bench import bench, variants_of
     from studies.models.backbones import create_backbone, sized_for
     from studies.runs.provenance import now, provenance
     from studies.tasks import load_task
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)
-    variants: dict[str, tuple[Spec, float | None]] = {DENSE: (Spec(DENSE), None)}
-    variants |= {config.variant: (parse(config.reducer)[0], config.budget) for config in configs}
+    dense = load_task(first.task).DENSE
+    variants = dict(variants_of([], [], dense))
+    variants |= {config.variant: (parse_one(config.reducer, dense), config.budget) for config in configs}
     folder.mkdir(parents=True, exist_ok=True)
     with claim(folder):
         if (folder / "result.json").exists():
@@ -165,11 +164,10 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
         (folder / "failure.json").unlink(missing_ok=True)
         torch.set_num_threads(os.cpu_count() or 1)
         data = create_dataset(first)
-        dense = load_task(first.task).DENSE
         sized = sized_for(first.backbone, data.image_size) if dense else {}
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **sized)
         batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
-        timing = bench(vit, variants, dense, batch_size=batch, device=first.device, rounds=5 if first.quick else 30)
+        timing = bench(vit, variants, batch_size=batch, device=first.device, rounds=5 if first.quick else 30)
         common = {
             "schema": SCHEMA,
             "id": folder.name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.records.store import SCHEMA, Claim, read_json, read_result, write_json
 from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
-from studies.reducer_specs import parse
+from studies.models.methods import parse
 from studies.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
-    variants = variants_of(parse(options.reducers), parse_budgets(options.budgets))
     one_of("task", options.task, TASKS)
     dense, classes = load_task(options.task).DENSE, options.num_classes
+    variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
     vits = [create_backbone(options.backbone, img_size=size, num_classes=classes, pretrained=False) for size in sizes]
     if options.out is not None:
         _identify(options)
     records = []
     for vit in vits:
-        found = candidates(vit, variants, dense)
+        found = candidates(vit, variants)
         records += [_record(options, found, device, batch, progress) for batch in batches]
     return records
 

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cropr.nearest import nearest
 from results.records.store import CorruptRecord, last_error, read_json
 from studies.config import RunConfig, from_dict
 from studies.launch import squeue, submissions
 from studies.launch.pending import pending
 from studies.launch.profile import Resources, resources
 from studies.launch.progress import Row, next_step, survey
-from studies.nearest import nearest
 
 __all__ = ["cancel", "dry_run", "log_text", "retry", "slurm_options", "status_lines", "submitted_lines"]
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cropr.nearest import nearest
 from studies.config import Recipe
-from studies.nearest import nearest
 
 __all__ = ["read_config"]
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cropr.method import Method
 from studies.commands.options import one_of
 
 __all__ = ["names", "show"]
@@ -34,19 +35,32 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 def _reducers() -> dict[str, dict[str, Any]]:
-    from studies.reducer_options import MEANINGS
-    from studies.reducer_specs import METHODS
+    from studies.models.methods import known
 
-    return {
+    return {name: described(cls) for name, cls in known().items()}
+
+
+def described(cls: type[Method]) -> dict[str, Any]:
+    """All that a declaration says, in plain values."""
+    options = {
         name: {
-            "summary": method.summary,
-            "options": {
-                option: {"default": MEANINGS[name][option][0], "meaning": MEANINGS[name][option][1]}
-                for option in method.options
-            },
+            "default": option.shown if option.default is None else option.default,
+            "dense_default": option.default_for(True) if option.default is not None else option.shown,
+            "type": option.valid,
+            "choices": list(option.choices),
+            "meaning": option.meaning,
+            "sets_cost": option.sets_cost,
         }
-        for name, method in METHODS.items()
+        for name, option in cls.options().items()
     }
+    reducer = cls.reducer
+    return {
+        "summary": cls.summary(), "label": cls.label, "role": cls.role, "paper": cls.paper, "licence": cls.licence,
+        "version": cls.version, "standard": cls.standard, "learns": cls.learns, "needs": cls.needs(),
+        "taps": list(reducer.taps) if reducer else [],
+        "inside_block": bool(reducer and reducer.inside), "fused_attention": cls.fused_attention,
+        "reads_labels": cls.reads_labels, "options": options,
+    }  # fmt: skip
 
 
 def _backbones(pattern: str | None) -> dict[str, dict[str, Any]]:

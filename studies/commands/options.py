@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from studies.nearest import nearest
+from cropr.nearest import nearest
 
 __all__ = ["one_of", "parse_budgets", "parse_sizes", "resolve_device"]
 

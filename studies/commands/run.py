@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cropr.method import Method
 from results.records.store import last_error
 from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.launch.profile import resources
+from studies.models.methods import ALL, parse, parse_one
 from studies.models.reducers import Unreachable
-from studies.reducer_specs import Spec, parse
 from studies.runs.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
-from studies.tasks import TASKS
+from studies.tasks import TASKS, load_task
 
 __all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
 
@@ -106,16 +107,16 @@ def only_timed(options: Options) -> Bench | None:
     )  # fmt: skip
 
 
-def reducers_of(options: Options) -> list[Spec]:
+def reducers_of(options: Options) -> list[Method]:
     """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
     text = options.reducers or STUDIES[options.name].reducers
-    specs = parse(text)
+    methods = parse(text, load_task(study_of(options).task).DENSE)
     if options.train == "recipe":
-        return specs
-    unlearnt = [spec.name for spec in specs if spec.method.learns]
-    if unlearnt and text.strip() != "all":
+        return methods
+    unlearnt = [method.name for method in methods if method.learns]
+    if unlearnt and text.strip() != ALL:
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
-    return [spec for spec in specs if not spec.method.learns]
+    return [method for method in methods if not method.learns]
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -178,7 +179,6 @@ def preflight(configs: list[RunConfig]) -> str:
     from studies.data.datasets import create_dataset
     from studies.models.backbones import create_backbone, sized_for
     from studies.models.reducers import build
-    from studies.tasks import load_task
 
     first = configs[0]
     data = create_dataset(first)
@@ -189,7 +189,7 @@ def preflight(configs: list[RunConfig]) -> str:
     )
     for config in {config.variant: config for config in configs}.values():
         try:
-            build(vit, parse(config.reducer)[0], config.budget, dense=dense)
+            build(vit, parse_one(config.reducer, dense), config.budget)
             reachable = True
         except Unreachable as error:
             floors.append(str(error))

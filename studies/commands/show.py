@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.commands.options import parse_budgets
-from studies.reducer_specs import parse
+from studies.models.methods import ALL, parse
 
 __all__ = ["show_image", "show_study"]
 
@@ -32,10 +32,10 @@ def show_image(
     from studies.show import rows_of_image
 
     name, _, checkpoint = backbone.partition("=")
-    specs = parse(reducers)
-    if reducers.strip() == "all":
-        specs = [spec for spec in specs if not spec.method.learns]
-    rows = rows_of_image(file, name, checkpoint or None, pretrained, specs, parse_budgets(budgets))
+    methods = parse(reducers)
+    if reducers.strip() == ALL:
+        methods = [method for method in methods if not method.learns]
+    rows = rows_of_image(file, name, checkpoint or None, pretrained, methods, parse_budgets(budgets))
     weights = "" if pretrained or checkpoint else ", random weights"
     return [_write((out or Path()) / f"tokens_{file.stem}.png", rows, f"{file.name}, {name}{weights}")]
 

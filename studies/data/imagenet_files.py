@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from studies.nearest import did_you_mean
+from cropr.nearest import did_you_mean
 
 __all__ = ["EXTENSIONS", "Listing", "image_paths", "list_split", "read_classes"]
 

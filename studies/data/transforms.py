@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from studies.nearest import nearest
+from cropr.nearest import nearest
 
 __all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform"]
 

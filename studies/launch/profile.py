@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studies.nearest import did_you_mean, nearest
+from cropr.nearest import did_you_mean, nearest
 
 __all__ = ["Resources", "read_profile", "resources"]
 

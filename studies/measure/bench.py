@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from cropr.macs import count, dense_macs
+from cropr.method import Method
 from studies.measure.flops import check_macs
 from studies.measure.speed_record import spread
 from studies.measure.throughput import flag_speedup, measure
+from studies.models.methods import facts, reference
 from studies.models.reducers import Unreachable, build
-from studies.reducer_specs import Spec
 
 __all__ = ["Candidates", "bench", "candidates", "time_candidates", "variants_of"]
 
@@ -27,45 +29,44 @@ class Candidates:
     img_size: int
 
 
-def variants_of(specs: list[Spec], budgets: list[float]) -> dict[str, tuple[Spec, float | None]]:
-    """Variant name -> (reducer, budget); the dense model is always among them."""
-    found: dict[str, tuple[Spec, float | None]] = {"none": (Spec("none"), None)}
-    for spec in specs:
-        for budget in [None] if spec.name == "none" or spec.is_native else budgets:
-            found[str(spec) if budget is None else f"{spec}@{budget:g}"] = (spec, budget)
+Variants = Mapping[str, tuple[Method, float | None]]
+
+
+def variants_of(methods: Sequence[Method], budgets: Sequence[float], dense: bool = False) -> Variants:
+    """Variant name -> (method, budget); the dense model is always among them. `dense`: logits for every pixel."""
+    plain = reference()(dense=dense)
+    found: dict[str, tuple[Method, float | None]] = {str(plain): (plain, None)}
+    for method in methods:
+        for budget in budgets if method.takes_budget else [None]:
+            found[str(method) if budget is None else f"{method}@{budget:g}"] = (method, budget)
     return found
 
 
-def bench(
-    vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], dense_output: bool = False, **options: Any
-) -> dict[str, Any]:
+def bench(vit: nn.Module, variants: Variants, **options: Any) -> dict[str, Any]:
     """`time_candidates` of `vit` under each of `variants`. Weights do not matter to speed."""
-    return time_candidates(candidates(vit, variants, dense_output), **options)
+    return time_candidates(candidates(vit, variants), **options)
 
 
-def candidates(
-    vit: nn.Module, variants: dict[str, tuple[Spec, float | None]], dense_output: bool = False
-) -> Candidates:
-    """`vit` under each of `variants`; `dense_output`: with logits for every pixel. A budget that a reducer cannot reach
-    is named with its floor. Raises ValueError where counts of MACs disagree."""
-    dense = dense_macs(vit, decoder=dense_output)
+def candidates(vit: nn.Module, variants: Variants) -> Candidates:
+    """`vit` under each of `variants`. A budget that a reducer cannot reach is named with its floor. Raises ValueError
+    where counts of MACs disagree."""
+    decoder = any(method.dense for method, _ in variants.values())
+    whole = dense_macs(vit, decoder=decoder)
     found = Candidates({}, {}, [], vit.patch_embed.img_size[0])
-    for name, (spec, budget) in variants.items():
+    for name, (method, budget) in variants.items():
         try:
-            model = build(vit, spec, budget, dense=dense_output).model.fold().eval()
+            model = build(vit, method, budget).model.fold().eval()
         except Unreachable as error:
             found.unreachable.append({"variant": name, "floor": error.floor})
             continue
         check_macs(model)
         macs, found.models[name] = count(model), model
-        found.costs[name] = {
-            "reducer": spec.name,
-            "label": spec.label,
+        found.costs[name] = facts(method) | {
             "budget_asked": budget,
-            "budget_reached": macs.total / dense,
+            "budget_reached": macs.total / whole,
             "tokens_per_block": [entering for entering, _, _ in model.token_counts()],
-            "macs_g": macs.record(dense),
-            "mac_ratio": dense / macs.total,
+            "macs_g": macs.record(whole),
+            "mac_ratio": whole / macs.total,
         }
     return found
 
@@ -77,7 +78,7 @@ def time_candidates(found: Candidates, **options: Any) -> dict[str, Any]:
     ratio_to_random: throughput over that of random pruning on the same schedule, from the same rounds; None where there
     is none. Its selection is free, so this is what choosing costs.
     """
-    timing = measure(found.models, img_size=found.img_size, **options)
+    timing = measure(found.models, dense=reference().name, img_size=found.img_size, **options)
     rows = [row | found.costs[row["variant"]] for row in timing["variants"]]
     for row in rows:
         ratio = row["ratio"]["median"]
@@ -90,7 +91,7 @@ def time_candidates(found: Candidates, **options: Any) -> dict[str, Any]:
 def _ratio_to_random(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] | None:
     """Of the same tokens in every block, round by round."""
     for other in rows:
-        same = other["reducer"] == "random" != row["reducer"] and other["tokens_per_block"] == row["tokens_per_block"]
+        same = other["role"] == "random" != row["role"] and other["tokens_per_block"] == row["tokens_per_block"]
         if same and row["images_per_s"]["median"] is not None and other["images_per_s"]["median"] is not None:
             return spread([theirs / own for theirs, own in zip(other["samples_s"], row["samples_s"], strict=True)])
     return None

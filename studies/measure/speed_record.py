@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DENSE", "check_record", "flag_speedup", "spread", "variant_record"]
+__all__ = ["check_record", "flag_speedup", "spread", "variant_record"]
 
-DENSE = "none"  # name of the variant that the others are compared with
 MAX_SPEEDUP = 1.25  # times the ratio of MACs; beyond it something other than the work saved is being measured
 ROUNDING = 1e-6  # relative
 UNKNOWN = {"median": None, "p5": None, "p95": None}
@@ -72,7 +71,7 @@ def check_record(record: dict[str, Any]) -> None:
                 f"{name}: throughput x latency is {batch:.6g} images, the batch has {record['batch_size']}"
             )
         if variant["ratio"]["median"] is not None:
-            ratio = spread([dense / s for dense, s in zip(samples[DENSE], own, strict=True)])["median"]
+            ratio = spread([dense / s for dense, s in zip(samples[record["dense"]], own, strict=True)])["median"]
             if not math.isclose(ratio, variant["ratio"]["median"], rel_tol=ROUNDING):
                 raise ValueError(f"{name}: ratio {variant['ratio']['median']:.6g} recorded, {ratio:.6g} in its samples")
 

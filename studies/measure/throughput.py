@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from studies.measure.clock import device_name, peak_memory_mib, seconds
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
-from studies.measure.speed_record import DENSE, check_record, flag_speedup, variant_record
+from studies.measure.speed_record import check_record, flag_speedup, variant_record
 
-__all__ = ["DENSE", "check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
+__all__ = ["check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_COMPILED = 1024  # variants x batch sizes of one measurement
@@ -46,6 +46,7 @@ class Variant:
 def measure(
     models: Mapping[str, nn.Module],
     *,
+    dense: str,
     img_size: int,
     batch_size: int,
     device: str,
@@ -57,14 +58,14 @@ def measure(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Time `models` (name -> model as deployed; "none" is the dense one) on random images that lie on `device`.
+    """Time `models` (name -> model as deployed; `dense` names the plain one) on random images that lie on `device`.
 
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
     in eval mode, and stay so. A variant that runs out of memory is flagged and the others go on.
     Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype.
     """
-    if DENSE not in models:
-        raise ValueError(f"no dense model to compare with: one must be named {DENSE!r}, not only {', '.join(models)}")
+    if dense not in models:
+        raise ValueError(f"no dense model to compare with: one must be named {dense!r}, not only {', '.join(models)}")
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; valid: {', '.join(DTYPES)}")
     say = progress or (lambda message: None)
@@ -79,7 +80,7 @@ def measure(
             say(f"round {number}/{rounds}")
             for i in order:
                 sample(variants[i], images, latency)
-    dense = next(variant for variant in variants if variant.name == DENSE)
+    plain = next(variant for variant in variants if variant.name == dense)
     record = {
         "device": torch.device(device).type,
         "device_name": device_name(device),
@@ -87,10 +88,11 @@ def measure(
         "batch_size": batch_size,
         "img_size": img_size,
         "num_threads": torch.get_num_threads(),
-        "sdpa_backend": dense.sdpa_backend,
+        "sdpa_backend": plain.sdpa_backend,
         "rounds": rounds,
         "compiled": compile,
-        "variants": variant_records(variants, dense, batch_size),
+        "dense": dense,
+        "variants": variant_records(variants, plain, batch_size),
     }
     check_record(record)
     return record

@@ -10,8 +10,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cropr.nearest import did_you_mean
 from studies.models.checkpoints import SUFFIXES, head_classes, is_checkpoint, load_into, read_checkpoint
-from studies.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

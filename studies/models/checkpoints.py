@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.nearest import did_you_mean
+from cropr.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,8 +6,10 @@ Letters: D width.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +17,20 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from baselines.dynamicvit import DynamicViT
-from baselines.evit import EViT
-from baselines.random_pruning import RandomPruning
-from baselines.tome import ToMe
-from cropr.cropr import LinearScore
 from cropr.dense import DenseViT
+from cropr.nearest import did_you_mean, nearest
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from results.records.files import read_json, write_bytes, write_json
 from studies.models.backbones import create_backbone, is_checkpoint
-from studies.nearest import did_you_mean
+from studies.models.methods import known
 
-__all__ = ["KINDS", "info", "load", "save"]
+__all__ = ["info", "load", "save"]
 
-FORMAT = "cropr-study model 1"
+FORMAT = "cropr-study model 2"
 PACKAGES = ("torch", "timm", "safetensors")
+PLAIN = (bool, int, float, str, type(None))  # values of a reducer's arguments
 SWITCHES = ("training", "grad_checkpointing", "fused_attn")  # of modules, that make no other model
-
-# Reducers by class, with what their constructors are given besides weights.
-KINDS: dict[type[Reducer], tuple[str, ...]] = {
-    LinearScore: ("keep", "select"),
-    RandomPruning: ("keep", "salt"),
-    ToMe: ("r", "proportional", "head_dim"),
-    EViT: ("rate", "fuse"),
-    DynamicViT: ("keep",),
-}
 
 
 def save(model: ReducedViT, path: Path, *, backbone: str, data_config: dict[str, Any] | None) -> Path:
@@ -193,33 +183,47 @@ def _traits(vit: nn.Module) -> dict[str, Any]:
 
 
 def _describe(reducer: Reducer) -> dict[str, Any]:
+    """Class and arguments of a reducer, which are attributes of the same names (scikit-learn's convention). Raises
+    ValueError for a class that no method has, or an argument that was not kept."""
     cls = type(reducer)
-    if cls not in KINDS:
-        raise ValueError(f"cannot save {cls.__name__}; valid: {', '.join(kind.__name__ for kind in KINDS)}")
-    found = {"kind": cls.__name__, **{name: getattr(reducer, name) for name in KINDS[cls]}}
-    if isinstance(reducer, LinearScore):
-        if type(reducer.norm) not in (nn.Identity, nn.LayerNorm):
-            raise ValueError(f"cannot save a score behind {type(reducer.norm).__name__}; valid: LayerNorm, none")
-        eps = reducer.norm.eps if isinstance(reducer.norm, nn.LayerNorm) else None
-        found |= {"embed_dim": len(reducer.weight), "norm_eps": eps}
-    if isinstance(reducer, DynamicViT):
-        found["embed_dim"] = reducer.predictor.in_linear.in_features
-    if isinstance(reducer, EViT):
-        found["attn_dim"] = reducer.attn_dim
+    owner = _owners().get((cls.__module__, cls.__name__))
+    if owner is None:
+        valid = ", ".join(sorted(name for _, name in _owners()))
+        raise ValueError(f"cannot save {cls.__name__}, which is in no method's file; valid: {valid}")
+    found: dict[str, Any] = {"kind": cls.__name__, "method": owner}
+    for name in signature(cls).parameters:
+        if not isinstance(value := getattr(reducer, name, signature), PLAIN):
+            raise ValueError(
+                f"cannot save {cls.__name__}: its argument {name} is no attribute of that name with a plain value"
+            )
+        found[name] = value
     return found
 
 
 def _build(entry: dict[str, Any]) -> Reducer:
-    kinds = {cls.__name__: cls for cls in KINDS}
-    if (cls := kinds.get(entry["kind"])) is None:
-        raise ValueError(f"unknown reducer {entry['kind']!r} in a saved model; valid: {', '.join(kinds)}")
-    values = {name: entry[name] for name in KINDS[cls]}
-    if cls is LinearScore:
-        eps, width = entry["norm_eps"], entry["embed_dim"]
-        return LinearScore(weight=torch.empty(width), norm=nn.LayerNorm(width, eps) if eps else None, **values)
-    if cls is DynamicViT:
-        return DynamicViT(embed_dim=entry["embed_dim"], **values)
-    reducer = cls(**values)
-    if cls is EViT:
-        reducer.attn_dim = entry["attn_dim"]
-    return reducer
+    """The reducer of `_describe`. Raises ValueError, also where it is of a user's own file that was not given."""
+    entry = dict(entry)
+    kind, method = entry.pop("kind"), entry.pop("method")
+    del entry["block"]
+    classes = {name: cls for (_, name), (owner, cls) in _classes().items() if owner == method}
+    if method not in known():
+        given = "#" in method
+        reason = "a user's own file: give it, --method ./FILE.py" if given else nearest("method", method, known())
+        raise ValueError(f"a saved model has a reducer of {method}: {reason}")
+    if (cls := classes.get(kind)) is None:
+        raise ValueError(f"unknown reducer {kind!r} in a saved model; valid: {', '.join(sorted(classes))}")
+    return cls(**entry)
+
+
+def _classes() -> dict[tuple[str, str], tuple[str, type[Reducer]]]:
+    """(module, name) of every reducer in the file of a method that is known -> the method, the class."""
+    found = {}
+    for method, declared in known().items():
+        for value in vars(sys.modules[declared.__module__]).values():
+            if isinstance(value, type) and issubclass(value, Reducer) and value.__module__ == declared.__module__:
+                found[value.__module__, value.__name__] = (method, value)
+    return found
+
+
+def _owners() -> dict[tuple[str, str], str]:
+    return {key: method for key, (method, _) in _classes().items()}

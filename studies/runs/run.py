@@ -12,6 +12,7 @@ import torch
 
 from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
+from cropr.method import Method, Training
 from cropr.objective import Objective
 from cropr.vit import ReducedViT
 from results.records.store import (
@@ -23,8 +24,8 @@ from studies.config import RunConfig
 from studies.data.datasets import create_dataset
 from studies.measure.flops import check_macs
 from studies.models.deploy import save
-from studies.models.reducers import Built, Unreachable, build, make_objective
-from studies.reducer_specs import Spec, parse
+from studies.models.methods import facts, parse_one
+from studies.models.reducers import Built, Unreachable, build
 from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
@@ -70,15 +71,16 @@ def _backbone_for_all(config: RunConfig, out: Path, held: Held) -> bool:
 
 def _run(config: RunConfig, out: Path, held: Held) -> None:
     run_dir, world = held.folder, held.world
-    started, (spec,), task = now(), parse(config.reducer), load_task(config.task)
+    started, task = now(), load_task(config.task)
+    method = parse_one(config.reducer, task.DENSE)
     data = create_dataset(config)
     vit = make_backbone(config, out, data)
     torch.manual_seed(config.seed)  # the reducer's own weights
     try:
-        built = build(vit, spec, config.budget, seed=config.seed, dense=task.DENSE)
+        built = build(vit, method, config.budget, seed=config.seed)
     except Unreachable as unreachable:
         if world.first:
-            write_json(run_dir / "result.json", _record(config, spec, data, started) | {
+            write_json(run_dir / "result.json", _record(config, method, data, started) | {
                 "status": "unreachable", "floor": unreachable.floor
             })  # fmt: skip
         return
@@ -86,15 +88,15 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     history: list[dict[str, Any]] = []
     if config.recipe is not None:
         loss = task.criterion(config.recipe.label_smoothing)
-        objective = make_objective(
-            spec, built, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
-        )  # fmt: skip
+        training = Training(
+            built.model, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
+        )
+        objective = built.method.objective(training)
         history, model, final = _train(config, built, objective, data, held)
     else:
         objective, model = Objective(task.criterion()), built.model
         final = _evaluate(config, model, data, world)
-    wants_masked = spec.values(spec.method.scoring).get("eval_mode") == "masked"
-    masked = _evaluate(config, model, data, world, masked=True) if wants_masked else None
+    masked = _evaluate(config, model, data, world, masked=True) if method.masked_score else None
     if not world.first:
         return
     buffer = io.BytesIO()
@@ -102,7 +104,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     held.check()
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
-    record = _record(config, spec, data, started) | _outcome(config, built, objective, final, masked, history)
+    record = _record(config, method, data, started) | _outcome(config, built, objective, final, masked, history)
     write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model), "num_processes": world.size})
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
@@ -148,7 +150,7 @@ def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World, mas
     return scores
 
 
-def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str, Any]:
+def _record(config: RunConfig, method: Method, data: Any, started: str) -> dict[str, Any]:
     dtype = config.recipe.amp if config.recipe and config.recipe.amp else "float32"
     seeds = {"run": config.seed, "data": data.seed}
     return {
@@ -161,10 +163,8 @@ def _record(config: RunConfig, spec: Spec, data: Any, started: str) -> dict[str,
         "backbone": config.backbone,
         "seed": config.seed,
         "quick": config.quick,
-        "reducer": spec.name,
-        "options": dict(spec.options),
+        **facts(method),
         "variant": config.variant,
-        "label": spec.label,
         "method_version": config.method_version,
         "budget_asked": config.budget,
         "lr": config.recipe.lr if config.recipe else None,

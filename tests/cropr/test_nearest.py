@@ -1,6 +1,6 @@
 """Messages about unknown names."""
 
-from studies.nearest import did_you_mean, nearest
+from cropr.nearest import did_you_mean, nearest
 
 
 def test_message_names_the_bad_value_the_nearest_and_the_valid_ones():

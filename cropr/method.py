@@ -1,0 +1,189 @@
+"""A method declares itself: one frozen dataclass at the end of its file. Everything else in the tree reads it.
+
+Class attributes say what the method is; each field made with `option` is an option of it; the functions say what it
+does with a model. No torch is imported here, so that names and options are known before anything heavy is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+from cropr.nearest import nearest
+from cropr.option import Option, options_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cropr.objective import Criterion, Objective
+    from cropr.reducer import Reducer
+    from cropr.schedule import Scale
+    from cropr.vit import ReducedViT
+
+__all__ = ["Method", "Training"]
+
+Role = Literal["dense", "random", "control", "method"]
+
+
+class Training(NamedTuple):
+    """What an objective is made from. `teacher()` makes the plain pretrained model; `epochs` are those of the
+    training."""
+
+    model: ReducedViT
+    criterion: Criterion
+    teacher: Callable[[], nn.Module] | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method with its options. Subclasses set `name`, `label` and what differs, and define `place`.
+
+    Raises ValueError for an option outside its range, or a combination that makes no sense.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    paper: ClassVar[str] = ""
+    licence: ClassVar[str] = ""  # of the release that the numbers are held against
+    version: ClassVar[int] = 1  # part of the name of a run: raise it when the method computes something else
+    role: ClassVar[Role] = "method"
+    standard: ClassVar[bool] = False  # among `--reducers all`
+    learns: ClassVar[str] = ""  # weights of its own: off the shelf it would choose at random
+    reads_labels: ClassVar[bool] = False  # no method: it sees what is to be predicted
+    fused_attention: ClassVar[bool] = True  # attention stays on the fused kernel, in training too
+    counts_scoring: ClassVar[bool] = True  # a budget pays for scoring; False: methods on one schedule keep one schedule
+    reducer: ClassVar[type[Reducer] | None] = None  # what it puts at blocks; None: nothing
+    origin: ClassVar[Any] = None  # of a user's own: where it was loaded from (studies/models/given.py)
+
+    dense: bool = False  # the task: logits for every pixel
+    seed: int = 0  # of what it draws at random
+
+    def __post_init__(self) -> None:
+        for key, option in self.options().items():
+            value = getattr(self, key)
+            if value is None:
+                value = option.default_for(self.dense)
+                object.__setattr__(self, key, value)
+            try:
+                option.check(value)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
+        self.check()
+
+    # What it is
+
+    @classmethod
+    @cache
+    def options(cls) -> dict[str, Option]:
+        """By name, in the order of declaration."""
+        return options_of(cls)
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+    @classmethod
+    def needs(cls) -> list[str]:
+        """Of a backbone, in words."""
+        return ["a class token"] if cls.reducer is not None and cls.reducer.class_token else []
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str], dense: bool = False) -> Self:
+        """The method with options as they are typed. Raises ValueError."""
+        options, values = cls.options(), {}
+        for key, text in cls.respell(given, dense).items():
+            if key not in options:
+                raise ValueError(nearest(f"option of {cls.name}", key, options))
+            try:
+                values[key] = options[key].parse(text)
+            except ValueError as error:
+                raise ValueError(f"{cls.name}: {error}") from None
+        return cls(dense=dense, **values)
+
+    @classmethod
+    def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
+        """`given` with older spellings replaced."""
+        return given
+
+    @property
+    def known_as(self) -> str:
+        """Its name, and of a user's own file the digest as well: an edited file is another method."""
+        return self.name if self.origin is None else f"{self.name}#{self.origin.digest}"
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The options that differ from their default in this task, as they are typed."""
+        return {
+            key: option.write(getattr(self, key))
+            for key, option in sorted(self.options().items())
+            if getattr(self, key) != option.default_for(self.dense)
+        }
+
+    def __str__(self) -> str:
+        """As it is typed: `cropr:queries=4,rest=llf`."""
+        options = ",".join(f"{key}={text}" for key, text in self.given.items())
+        return f"{self.known_as}:{options}" if options else self.known_as
+
+    @property
+    def title(self) -> str:
+        """For tables and figures."""
+        label = self.label if self.origin is None else f"{self.label} #{self.origin.digest}"
+        return label + (f" ({', '.join(f'{k}={v}' for k, v in self.given.items())})" if self.given else "")
+
+    @property
+    def native(self) -> dict[str, Any]:
+        """The parameters that set the cost, as far as they are given."""
+        values = {key: getattr(self, key) for key, option in self.options().items() if option.sets_cost}
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def takes_budget(self) -> bool:
+        """Its cost is still open."""
+        return not self.native and any(option.sets_cost for option in self.options().values())
+
+    # What it does
+
+    def check(self) -> None:
+        """Raise ValueError for options that make no sense together."""
+
+    def place(self, vit: nn.Module, num_patches: int) -> Mapping[int, Reducer]:
+        """Block -> reducer for a timm model and a grid of `num_patches`. Raises ValueError for what `vit` lacks."""
+        raise NotImplementedError
+
+    def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
+        """The ways in which a budget may set the cost; the first that can meet it is taken."""
+        return []
+
+    def objective(self, training: Training) -> Objective:
+        """What the reduced model is trained for: the plain loss of the task."""
+        from cropr.objective import Objective
+
+        return Objective(training.criterion)
+
+    @property
+    def rest(self) -> str | None:
+        """What becomes of patches that leave (see cropr/dropping.py); None: none does."""
+        return None
+
+    @property
+    def on_full_grid(self) -> bool:
+        """The last block runs on all patches again."""
+        return False
+
+    @property
+    def policy(self) -> str | None:
+        """Masked training: "exact" or "sdpa", see cropr/masking.py."""
+        return None
+
+    @property
+    def masked_score(self) -> bool:
+        """Wanted beside the other: the accuracy with tokens marked as in training, not removed."""
+        return False
+
+    def training_cost(self, budget: float | None) -> float:
+        """Of a step, in steps of the dense model: a guess that orders runs, longest first."""
+        return budget or 1.0
