@@ -104,6 +104,9 @@ def study_options(
         str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit (default: the study's).")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
+    random_at_counts: Annotated[
+        bool, typer.Option("--random-at-counts", help="Beside each method random pruning at its very counts.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
     config: Annotated[
         Path | None,

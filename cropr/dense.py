@@ -78,7 +78,7 @@ class DenseViT(ReducedViT):
         for reducer in self.reducers.values():
             if not (reducer.reversible or reducer.merges):
                 name = type(reducer).__name__
-                raise ValueError(f"every pixel needs a patch to predict it, and {name} fuses them; use fuse=false")
+                raise ValueError(f"every pixel needs a patch to predict it, and {name} fuses them; use rest=llf")
         super()._check()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Letters: L patches of the full grid, P prefix tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cropr.objective import Objective
     from cropr.reducer import Dropper
 
-__all__ = ["Dropping", "OnCroprSchedule"]
+__all__ = ["Dropping", "OnCroprSchedule", "grid_shape"]
 
 AT_REDUCER = ("drop", "fuse", "squeeze")
 IN_IMAGES = (*AT_REDUCER, "llf")
@@ -31,6 +32,17 @@ REST_MEANING = (
     "stays (TPS); llf, all come back for the last block (last-layer fusion). Dense tasks also: concat, mask, nearest, "
     "logits (see cropr/dense.py)"
 )
+
+
+def grid_shape(vit: nn.Module, num_patches: int) -> tuple[int, int]:
+    """Rows and columns of a grid of `num_patches`: the model's own, or a square. Raises ValueError."""
+    rows, columns = vit.patch_embed.grid_size
+    if rows * columns == num_patches:
+        return rows, columns
+    side = math.isqrt(num_patches)
+    if side**2 != num_patches:
+        raise ValueError(f"{num_patches} patches are no square, and the model's own grid is {rows} x {columns}")
+    return side, side
 
 
 @dataclass(frozen=True, kw_only=True)

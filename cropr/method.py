@@ -60,6 +60,7 @@ class Method:
 
     dense: bool = False  # the task: logits for every pixel
     seed: int = 0  # of what it draws at random
+    other: Method | None = None  # one that this one is like, see `resolved`
 
     def __post_init__(self) -> None:
         for key, option in self.options().items():
@@ -143,7 +144,13 @@ class Method:
     @property
     def takes_budget(self) -> bool:
         """Its cost is still open."""
+        if self.other is not None:
+            return self.other.takes_budget
         return not self.native and any(option.sets_cost for option in self.options().values())
+
+    def resolved(self, find: Callable[[str, bool], Method]) -> Self:
+        """Itself, with the other method that an option names; `find(spec, dense)` makes that."""
+        return self
 
     # What it does
 

@@ -8,8 +8,8 @@ Letters: B images, P prefix tokens, N live patches, T = P + N, L patches of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -114,6 +114,7 @@ class ReducedViT(nn.Module):
         self.tracks = llf  # remember what leaves, as it was
         self.policy = policy
         self.masked_eval = False
+        self.truth: Tensor | None = None  # see `told`
         self.img_size = img_size
         self.grid_size = grid_of(vit, img_size)
         self._check()
@@ -130,7 +131,7 @@ class ReducedViT(nn.Module):
             if reducer.class_token and self.vit.cls_token is None:
                 raise ValueError(f"{name} reads the class token, and this {type(self.vit).__name__} has none")
             if self.llf and not reducer.reversible:
-                raise ValueError(f"last-layer fusion brings dropped tokens back, and {name} fuses them; use llf=false")
+                raise ValueError(f"last-layer fusion brings dropped tokens back, and {name} fuses them; use rest=drop")
         if self.policy is not None and self.policy not in POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}; valid: {', '.join(POLICIES)}")
         if self.reducers and getattr(self.vit.attn_pool, "pos_embed", None) is not None:
@@ -194,7 +195,30 @@ class ReducedViT(nn.Module):
             owner=torch.arange(grid, device=x.device).expand(x.shape[0], -1) if track and self._merges() else None,
             track=track,
             seed=image_seeds(images) if any(r.seeded for r in self.reducers.values()) else None,
+            truth=self.truth,
         )
+
+    @property
+    def reads_truth(self) -> bool:
+        """A control among its reducers reads the labels: it is no method."""
+        return any(reducer.reads_truth for reducer in self.reducers.values())
+
+    @contextmanager
+    def told(self, truth: Tensor | None) -> Iterator[None]:
+        """Within it, `truth` [B, L] (1: the patch has something to predict) is there for the control that reads it.
+        Raises ValueError where one does and there is none."""
+        if not self.reads_truth:
+            yield
+            return
+        if truth is None:
+            raise ValueError("a reducer reads what is to be predicted, and this data set has no labels of patches")
+        if truth.shape[1] != self.num_patches:
+            raise ValueError(f"labels of {truth.shape[1]} patches for a model of {self.num_patches}")
+        self.truth = truth
+        try:
+            yield
+        finally:
+            self.truth = None
 
     def _merges(self) -> bool:
         return any(reducer.merges for reducer in self.reducers.values())

@@ -46,8 +46,9 @@ class Trace:
 
 
 @torch.inference_mode()
-def trace(model: ReducedViT, images: Tensor) -> Trace:
-    """Run `model`, in eval mode, on images [B, 3, h, w] and remember what every reducer returned."""
+def trace(model: ReducedViT, images: Tensor, truth: Tensor | None = None) -> Trace:
+    """Run `model`, in eval mode, on images [B, 3, h, w] and remember what every reducer returned. `truth` as in
+    `ReducedViT.told`."""
     states: dict[int, Tokens] = {}
 
     def remember(i: int, reducer: nn.Module, args: Any, tokens: Tokens) -> None:
@@ -55,7 +56,8 @@ def trace(model: ReducedViT, images: Tensor) -> Trace:
 
     hooks = [reducer.register_forward_hook(partial(remember, int(i))) for i, reducer in model.reducers.items()]
     try:
-        tokens = model.eval().forward_features(images, track=True)
+        with model.told(truth):
+            tokens = model.eval().forward_features(images, track=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -130,7 +132,7 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
         model, record = load(directory / "runs" / run / "model"), records[run]
         budget = record["budget_asked"]
         name = record["label"] + ("" if budget is None else f" at {budget:g}") + f"\nseed {record['seed']}"
-        found = trace(model, batch.images)
+        found = trace(model, batch.images, batch.truth)
         for i, item in enumerate(items):
             held = found.held[i].numpy()
             if model.dense:

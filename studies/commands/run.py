@@ -14,7 +14,7 @@ from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.launch.profile import resources
-from studies.models.methods import ALL, parse, parse_one
+from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
@@ -42,6 +42,7 @@ class Options:
     recipe: str | None = None
     jobs: int | None = None
     settings: list[str] = field(default_factory=list)
+    random_at_counts: bool = False
     quick: bool = False
     rerun: bool = False
     profile: str | None = None
@@ -110,13 +111,30 @@ def only_timed(options: Options) -> Bench | None:
 def reducers_of(options: Options) -> list[Method]:
     """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
     text = options.reducers or STUDIES[options.name].reducers
-    methods = parse(text, load_task(study_of(options).task).DENSE)
+    dense = load_task(study_of(options).task).DENSE
+    methods = parse(text, dense)
+    if options.random_at_counts:
+        methods += random_at_counts(methods)
     if options.train == "recipe":
         return methods
     unlearnt = [method.name for method in methods if method.learns]
     if unlearnt and text.strip() != ALL:
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
     return [method for method in methods if not method.learns]
+
+
+def random_at_counts(methods: list[Method]) -> list[Method]:
+    """Random pruning like each of `methods` that chooses, unless it is among them already."""
+    plain = next(cls for cls in builtin().values() if cls.role == "random")
+    twins = {
+        str(twin): twin
+        for method in methods
+        if method.role not in ("dense", "random")
+        for twin in [parse_one(f"{plain.name}:like={str(method).replace(',', '+')}", method.dense)]
+    }
+    for name in map(str, methods):
+        twins.pop(name, None)
+    return list(twins.values())
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -189,7 +207,9 @@ def preflight(configs: list[RunConfig]) -> str:
     )
     for config in {config.variant: config for config in configs}.values():
         try:
-            build(vit, parse_one(config.reducer, dense), config.budget)
+            built = build(vit, parse_one(config.reducer, dense), config.budget)
+            with built.model.told(data.test_items([0]).truth if built.model.reads_truth else None):
+                pass  # refused where there are no labels to read
             reachable = True
         except Unreachable as error:
             floors.append(str(error))

@@ -19,3 +19,8 @@ class Batch(NamedTuple):
     item: Tensor  # [B] int64 index of the item in its split
     cluster: Tensor  # [B] int64 what items share (their source digit or image), for paired and cluster statistics
     patch_target: Tensor | None = None  # [B, L] int64 labels in the patch grid, where the data set has them
+
+    @property
+    def truth(self) -> Tensor | None:
+        """[B, L] 1 where a patch has something to predict (label 0 is the background), for controls that read it."""
+        return None if self.patch_target is None else self.patch_target > 0

@@ -25,6 +25,7 @@ __all__ = ["GROUP", "METHODS", "Origin", "approved", "blamed", "declared", "find
 
 GROUP = "cropr_study.methods"
 METHODS: dict[str, type[Method]] = {}  # those given in this process, by `name#digest`
+SETTING = ("dense", "seed", "other")  # fields of Method that are no options
 DIGEST = 8  # hexadecimal digits
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -128,7 +129,7 @@ def _check_declaration(cls: type[Method], file: Path) -> None:
         raise ValueError(f"{where} has no label, its name in tables and figures")
     if cls.place is Method.place:
         raise ValueError(f"{where} has no place(vit, num_patches), which says where its reducers are")
-    extra = [f.name for f in dataclasses.fields(cls) if f.name not in ("dense", "seed") and not f.metadata]
+    extra = [f.name for f in dataclasses.fields(cls) if f.name not in SETTING and not f.metadata]
     if extra:
         raise ValueError(f"{where}: the field {extra[0]} is no option; make it with cropr.option.option")
     try:

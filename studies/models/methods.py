@@ -96,4 +96,4 @@ def parse_one(text: str, dense: bool = False) -> Method:
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise ValueError(f"{name}: option given twice: {', '.join(sorted(twice))}")
     with given.blamed(cls):
-        return cls.parse(values, dense)
+        return cls.parse(values, dense).resolved(parse_one)

@@ -90,6 +90,9 @@ def _fusion(method: Method) -> str | None:
 
 def _solve(vit: nn.Module, method: Method, budget: float, num_patches: int) -> tuple[str, Method]:
     """(kind of schedule, the method with its parameter) that meets the budget, by the first way that can."""
+    if method.other is not None:
+        kind, other = _solve(vit, method.other, budget, num_patches)
+        return kind, replace(method, other=other)
     import torch
 
     from cropr.macs import dense_macs, planned_macs

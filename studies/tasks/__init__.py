@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import nn
 
     from cropr.objective import Criterion
     from studies.data import Batch
@@ -45,7 +44,7 @@ class Task(Protocol):
 
     def evaluate(
         self,
-        model: nn.Module,
+        model: Any,
         batches: Iterable[Batch],
         device: str,
         amp: torch.dtype | None = None,

@@ -65,7 +65,7 @@ def eval_batch(image_size: int) -> int:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: ReducedViT,
     batches: Iterable[Batch],
     device: str,
     amp: torch.dtype | None = None,
@@ -77,7 +77,8 @@ def evaluate(
     columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": []}
     losses = []
     for batch in batches:
-        with torch.autocast(device, dtype=amp, enabled=amp is not None):
+        truth = None if batch.truth is None else batch.truth.to(device)
+        with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
             logits = model(batch.images.to(device)).float()
         target = batch.target.to(device)
         losses.append(F.cross_entropy(logits, target, reduction="sum"))

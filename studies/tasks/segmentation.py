@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cropr.dense import DenseViT
 from cropr.dense_objective import DenseObjective
 from cropr.objective import Criterion, CrossEntropy
 from studies.data import IGNORE_INDEX, Batch
@@ -53,7 +54,7 @@ def eval_batch(image_size: int) -> int:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: DenseViT,
     batches: Iterable[Batch],
     device: str,
     amp: torch.dtype | None = None,
@@ -71,7 +72,8 @@ def evaluate(
     losses, boundaries = [], []
     for batch in batches:
         target = batch.target.to(device)
-        with torch.autocast(device, dtype=amp, enabled=amp is not None):
+        truth = None if batch.truth is None else batch.truth.to(device)
+        with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
             logits = predict(model, batch.images.to(device), target.shape[-2:])
         losses.append(F.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORE_INDEX))
         said = logits.argmax(dim=1)

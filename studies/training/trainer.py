@@ -196,8 +196,9 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for i, part in enumerate(rows):
             self._draw(i)
-            with self._autocast():
-                terms, own = self.objective(self.model, mapped(batch, part))
+            mine = mapped(batch, part)
+            with self._autocast(), self.model.told(mine.truth):
+                terms, own = self.objective(self.model, mine)
                 loss = weighted_loss(terms, counts or self.world.total(own))
             self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -208,7 +209,7 @@ class Trainer:
         each = []
         for i, part in enumerate(parts):
             self._draw(i)  # as again for the loss: what a method decides at random is the same both times
-            with self._autocast():
+            with self._autocast(), self.model.told(part.truth):
                 each.append(self.objective.counts(self.model, part))
         return self.world.total({name: torch.stack([own[name] for own in each]).sum() for name in each[0]})
 

@@ -1,0 +1,33 @@
+"""Control: the patches of the largest norm stay. No learning, no attention read.
+
+Letters: B images, N live patches, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cropr.dropping import OnCroprSchedule
+from cropr.reducer import Dropper
+from cropr.tokens import Attended, Tokens
+
+__all__ = ["Norm", "NormScore"]
+
+
+class NormScore(Dropper):
+    """Scores [B, N]: the Euclidean norm of each patch [B, N, D]."""
+
+    def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
+        return tokens.patches.norm(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(OnCroprSchedule):
+    """Control: the patches of the largest norm stay."""
+
+    name = "norm"
+    label = "Norm"
+    role = "control"
+    reducer = NormScore
