@@ -395,7 +395,9 @@ def doctor(
 @app.command("list")
 def list_names(
     what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")],
-    pattern: Annotated[str | None, typer.Argument(help="Of timm's backbones, such as 'deit*'.")] = None,
+    pattern: Annotated[
+        str | None, typer.Argument(help="A reducer (or ./FILE.py), for its page; of backbones a pattern: 'deit*'.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The names that options take, with the options of reducers and their defaults."""

@@ -106,6 +106,8 @@ class CroprModule(Dropper):
 
         if embed_dim % heads:
             raise ValueError(f"{heads} heads do not divide the width {embed_dim}")
+        if select not in SELECTIONS:
+            raise ValueError(f"unknown selection {select!r}; valid: {', '.join(SELECTIONS)}")
 
         def projection(wanted: bool) -> nn.Module:
             return nn.Linear(embed_dim, embed_dim, bias=False) if wanted else nn.Identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from placing import place_cropr, place_dynamicvit, place_evit, place_random, place_tome
 from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
@@ -12,15 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from baselines.dynamicvit import DynamicViT
-from baselines.dynamicvit import place as place_dynamicvit
 from baselines.evit import EViT
-from baselines.evit import place as place_evit
 from baselines.random_pruning import RandomPruning
-from baselines.random_pruning import place as place_random
 from baselines.tome import ToMe
-from baselines.tome import place as place_tome
 from cropr.cropr import CroprModule
-from cropr.cropr import place as place_cropr
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 
@@ -111,7 +107,7 @@ def reducers(method: str, vit: nn.Module, llf: bool = False) -> dict[int, Reduce
                 nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
             nn.init.ones_(reducer.predictor.in_norm.weight)
         return found
-    return place_evit(vit, NUM_PATCHES, keep=0.7, fuse=method == "evit_fused")
+    return place_evit(vit, NUM_PATCHES, keep=0.7, rest="fuse" if method == "evit_fused" else "drop")
 
 
 def idle(method: str, llf: bool = False) -> dict[int, Reducer]:
@@ -120,7 +116,7 @@ def idle(method: str, llf: bool = False) -> dict[int, Reducer]:
         "cropr": lambda: CroprModule(NUM_PATCHES, WIDTH, 7),
         "random": lambda: RandomPruning(NUM_PATCHES, 0),
         "tome": lambda: ToMe(0),
-        "evit": lambda: EViT(1.0, fuse=False),
+        "evit": lambda: EViT(1.0, rest="drop"),
         "evit_fused": lambda: EViT(1.0),
         "dynamicvit": lambda: DynamicViT(NUM_PATCHES, WIDTH),
     }[method]

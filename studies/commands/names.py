@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from cropr.method import Method
+from cropr.nearest import nearest
 from studies.commands.options import one_of
 
 __all__ = ["names", "show"]
 
-HEADER = ("name", "option", "default", "meaning")
+HEADER = ("name", "role", "summary", "options")
 KINDS = ["reducers", "studies", "datasets", "backbones"]
 
 
@@ -21,10 +21,10 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
     """Name -> what there is to say of it; of `backbones` the embedded ones, or all that match a `pattern` such as
     "deit*". Raises ValueError."""
     one_of("list", what, KINDS)
+    if what == "reducers":
+        return _reducers(pattern)
     if pattern is not None and what != "backbones":
         raise ValueError(f"a pattern chooses backbones, not {what}")
-    if what == "reducers":
-        return _reducers()
     if what == "backbones":
         return _backbones(pattern)
     from studies.data.datasets import DATASETS
@@ -34,18 +34,25 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
     return {name: {"summary": text} for name, text in table.items()}
 
 
-def _reducers() -> dict[str, dict[str, Any]]:
-    from studies.models.methods import known
+def _reducers(name: str | None) -> dict[str, dict[str, Any]]:
+    from studies.models import given
+    from studies.models.methods import builtin, known
 
-    return {name: described(cls) for name, cls in known().items()}
+    if name is None:
+        return {key: described(cls) for key, cls in known().items()}
+    cls = known().get(name) or given.find(name)
+    if cls is None:
+        raise ValueError(nearest("reducer", name, builtin()))
+    return {name: described(cls)}
 
 
 def described(cls: type[Method]) -> dict[str, Any]:
     """All that a declaration says, in plain values."""
     options = {
         name: {
-            "default": option.shown if option.default is None else option.default,
-            "dense_default": option.default_for(True) if option.default is not None else option.shown,
+            "default": option.default,
+            "dense_default": option.default_for(True),
+            "shown": option.shown,
             "type": option.valid,
             "choices": list(option.choices),
             "meaning": option.meaning,
@@ -82,7 +89,10 @@ def _backbones(pattern: str | None) -> dict[str, dict[str, Any]]:
 
 
 def show(what: str, found: dict[str, dict[str, Any]]) -> None:
-    """Print `names`: a table on a terminal, plain lines elsewhere."""
+    """Print `names`: a table on a terminal, plain lines elsewhere; of a single reducer a page."""
+    if what == "reducers" and len(found) == 1:
+        print("\n".join(page(*next(iter(found.items())))))
+        return
     rows = list(_rows(found))
     if sys.stdout.isatty():
         from rich.console import Console
@@ -92,24 +102,42 @@ def show(what: str, found: dict[str, dict[str, Any]]) -> None:
         for column in HEADER if what == "reducers" else ("name", ""):
             table.add_column(column)
         for row in rows:
-            table.add_row(*row, style="bold" if row[0] and what == "reducers" else "")
+            table.add_row(*row)
         Console().print(table)
     else:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if what == "reducers":
+        print("Options, paper and what a method needs: list reducers NAME; your own file: list reducers ./FILE.py")
     if what == "backbones":
         print("Others: list backbones 'deit*'; any VisionTransformer or Eva of timm, or NAME=FILE for a checkpoint.")
 
 
+def page(name: str, entry: dict[str, Any]) -> list[str]:
+    """The lines of `list reducers NAME`, and of the page of methods in the docs."""
+    kept = "stays fused" if entry["fused_attention"] else "leaves the fused kernel in training"
+    facts = {
+        "paper": ", ".join(filter(None, (entry["paper"], entry["licence"] and f"release: {entry['licence']}"))),
+        "role": entry["role"] + (" (reads the labels: no method)" if entry["reads_labels"] else ""),
+        "learns": entry["learns"] or "nothing",
+        "needs": ", ".join(entry["needs"]) or "any supported model",
+        "reads": ", ".join(entry["taps"]) + " of its block's attention" if entry["taps"] else "the tokens",
+        "place": "inside its block, before the MLP" if entry["inside_block"] else "behind its block",
+        "attention": kept, "version": str(entry["version"]),
+    }  # fmt: skip
+    lines = [f"{name}: {entry['summary']}", *(f"  {key:<10}{text}" for key, text in facts.items() if text), "options"]
+    for option, value in entry["options"].items():
+        lines += [f"  {option} ({value['type']}; default: {value['shown']})", f"      {value['meaning']}"]
+    return lines if entry["options"] else lines[:-1]
+
+
 def _rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for name, entry in found.items():
-        if "options" not in entry:
+        if "options" in entry:
+            yield name, entry["role"], entry["summary"], ", ".join(entry["options"])
+        else:
             yield name, entry.get("summary") or _architecture(entry)
-            continue
-        yield name, "", "", entry["summary"]
-        for option, value in entry["options"].items():
-            yield "", option, json.dumps(value["default"]).strip('"'), value["meaning"]
 
 
 def _architecture(entry: dict[str, Any]) -> str:

@@ -21,14 +21,12 @@ from golden_numbers import (
     scatter,
     tensors,
 )
+from placing import place_dynamicvit, place_evit, place_tome
 from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective, distillation_loss, ratio_loss, token_loss
-from baselines.dynamicvit import place as place_dynamicvit
 from baselines.evit import EViT, EViTObjective, keep_rate_at
-from baselines.evit import place as place_evit
 from baselines.tome import bipartite_matching, destinations, merge, merges_per_block
-from baselines.tome import place as place_tome
 from cropr.masking import policy_softmax
 from cropr.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
@@ -244,7 +242,7 @@ def test_evit_complement():
 def test_evit_counts(fuse):
     for row in numbers("schedules/evit_keep_rate")["counts"]:
         if row["fuse_token"] == fuse:
-            reducers = {i: EViT(row["keep_rate"], fuse) for i in (3, 6, 9)}
+            reducers = {i: EViT(row["keep_rate"], "fuse" if fuse else "drop") for i in (3, 6, 9)}
             counts = token_counts(reducers, 12, 196, 1)
             assert [counts[i][2] for i in (3, 6, 9)] == row["sequence_length_with_cls"], row
             entering = [counts[i][0] - 1 for i in (3, 6, 9)]

@@ -6,13 +6,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from placing import place_cropr
 from timm.models.vision_transformer import VisionTransformer
 from tiny_models import DEPTH, HEADS, MODELS, NUM_PATCHES, SMALL, WIDTH, idle, images, possible, reducers, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.dynamicvit import DynamicViT
 from cropr.cropr import CroprModule
-from cropr.cropr import place as place_cropr
 from cropr.dense import FUSIONS, ON_FULL_GRID, DenseViT, nearest_live, position_embedding
 from cropr.macs import count, dense_macs
 from cropr.tokens import Tokens
@@ -330,7 +330,7 @@ def test_refusals_name_what_is_valid():
         DenseViT(vit, fusion="lff")
     with pytest.raises(ValueError, match="valid: unmerge"):
         DenseViT(vit, reducers("tome", vit), fusion="llf")
-    with pytest.raises(ValueError, match="EViT fuses them; use fuse=false"):
+    with pytest.raises(ValueError, match="EViT fuses them; use rest=llf"):
         DenseViT(vit, {1: reducers("evit_fused", vit)[1]}, fusion="none")
     with pytest.raises(ValueError, match="last block"):
         DenseViT(vit, {DEPTH - 1: CroprModule(9, WIDTH, 7)})

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from placing import place_cropr, place_dynamicvit, place_evit, place_tome
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
@@ -26,12 +27,8 @@ from tiny_models import (
     tiny,
 )
 
-from baselines.dynamicvit import place as place_dynamicvit
-from baselines.evit import place as place_evit
 from baselines.tome import ToMe
-from baselines.tome import place as place_tome
 from cropr.cropr import CroprModule, LinearScore
-from cropr.cropr import place as place_cropr
 from cropr.macs import count, dense_macs, planned_macs
 from cropr.reducer import Reducer
 from cropr.tokens import Tokens
@@ -131,8 +128,8 @@ PUBLISHED = [
     ("S", place_evit, {"keep": 0.9}, False, {3: 179, 6: 163, 9: 148}, 4.022),
     ("S", place_evit, {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 3.029),
     ("S", place_evit, {"keep": 0.5}, False, {3: 100, 6: 52, 9: 28}, 2.309),
-    ("S", place_evit, {"keep": 0.7, "fuse": False}, False, {3: 139, 6: 98, 9: 69}, 2.997),
-    ("S", place_evit, {"keep": 0.5, "fuse": False}, False, {3: 99, 6: 50, 9: 26}, 2.282),
+    ("S", place_evit, {"keep": 0.7, "rest": "drop"}, False, {3: 139, 6: 98, 9: 69}, 2.997),
+    ("S", place_evit, {"keep": 0.5, "rest": "drop"}, False, {3: 99, 6: 50, 9: 26}, 2.282),
     ("B", place_evit, {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 11.610),
     ("S", place_dynamicvit, {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 2.878),
     ("B", place_dynamicvit, {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 11.064),
@@ -141,7 +138,7 @@ PUBLISHED = [
     ("B", place_tome, {"r": 8}, False, {11: 101}, 13.104),
     ("B", place_tome, {"r": 13}, False, {11: 41}, 10.367),
     ("B", place_tome, {"r": 16}, False, {11: 11}, 8.772),
-    ("B", place_tome, {"r": (16, -1)}, False, {11: 10}, 5.864),
+    ("B", place_tome, {"r": 16, "inflect": -1}, False, {11: 10}, 5.864),
     ("L", place_tome, {"r": 8}, False, {20: 29, 21: 21, 22: 13, 23: 7}, 30.963),
     ("L", place_tome, {"r": 7}, False, {23: 29}, 34.710),
     ("L", place_cropr, {"rate": 8, "llf": True}, True, {0: 188, 1: 180, 21: 20, 22: 20, 23: 197}, 34.665),

@@ -89,11 +89,12 @@ def test_holders_of_tokens_made_by_hand():
 
 def test_one_run_for_each_reducer_at_its_smallest_budget():
     def record(reducer, label, budget, seed):
-        return {"reducer": reducer, "label": label, "budget_asked": budget, "seed": seed}
+        role = "dense" if reducer == "none" else "method"
+        return {"role": role, "reducer": reducer, "label": label, "budget_asked": budget, "seed": seed}
 
     records = {
         "a": record("evit", "EViT", 0.8, 0), "b": record("evit", "EViT", 0.5, 1), "c": record("evit", "EViT", 0.5, 0),
-        "d": record("evit", "EViT (fuse=false)", 0.5, 0), "e": record("none", "Dense", None, 0),
+        "d": record("evit", "EViT (rest=drop)", 0.5, 0), "e": record("none", "Dense", None, 0),
     }  # fmt: skip
     assert default_runs(records) == ["e", "c", "d"]
 

@@ -11,7 +11,7 @@ from results.records.store import load_records
 from studies.commands.bench import lines
 from studies.measure.bench import bench, variants_of
 from studies.models.backbones import create_backbone
-from studies.reducer_specs import parse
+from studies.models.methods import parse
 
 ARGS = ("bench", "--backbone", "scenes_vit", "--reducers", "random,cropr", "--rounds", 2, "--img-sizes", "32,48")
 

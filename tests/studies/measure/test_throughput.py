@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from placing import place_cropr, place_tome
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from baselines import tome
-from cropr import cropr
 from cropr.vit import ReducedViT
 from results.records.frames import speed_frame
 from results.records.store import Records
@@ -29,8 +28,8 @@ def tiny_vit():
 def variants():
     models = {"none": ReducedViT(tiny_vit())}
     for name, place in (
-        ("cropr@0.7", lambda vit: cropr.place(vit, 16, rate=4)),
-        ("tome@0.7", lambda vit: tome.place(vit, 16, r=4)),
+        ("cropr@0.7", lambda vit: place_cropr(vit, 16, rate=4)),
+        ("tome@0.7", lambda vit: place_tome(vit, 16, r=4)),
     ):
         vit = tiny_vit()
         models[name] = ReducedViT(vit, place(vit)).fold()
@@ -53,7 +52,7 @@ class OutOfMemory(nn.Module):
 
 @pytest.fixture(scope="module")
 def record():
-    return measure(variants(), **SETTING)
+    return measure(variants(), dense="none", **SETTING)
 
 
 def test_record_is_what_the_report_reads(record):
@@ -128,7 +127,7 @@ def test_variants_are_interleaved():
     said = []
     for name, model in models.items():
         model.register_forward_hook(lambda *_, name=name: seen.append(name) if said and "round" in said[-1] else None)
-    measure(models, **SETTING, latency=False, progress=said.append)
+    measure(models, dense="none", **SETTING, latency=False, progress=said.append)
     names = list(models)
     assert seen == [names[i] for order in round_orders(3, 5) for i in order]
     assert said == ["warm-up none", "warm-up a", "warm-up b", *(f"round {i}/5" for i in range(1, 6))]
@@ -137,16 +136,16 @@ def test_variants_are_interleaved():
 def test_dense_is_required_and_dtypes_are_known():
     models = variants()
     with pytest.raises(ValueError, match="'none'"):
-        measure({"cropr": models["cropr@0.7"]}, **SETTING)
+        measure({"cropr": models["cropr@0.7"]}, dense="none", **SETTING)
     with pytest.raises(ValueError, match="'float8'; valid: float32"):
-        measure(models, **SETTING, dtype="float8")
+        measure(models, dense="none", **SETTING, dtype="float8")
 
 
 @pytest.mark.parametrize("first", [0, 1, 60])
 def test_out_of_memory_is_flagged_and_others_go_on(first):
     """In the very first pass, in the warm-up, or in the middle of the rounds."""
     models = {"none": nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "large": OutOfMemory(first)}
-    record = measure(models, **SETTING | {"rounds": 100}, latency=False)
+    record = measure(models, dense="none", **SETTING | {"rounds": 100}, latency=False)
     dense, large = record["variants"]
     assert len(dense["samples_s"]) == 100 and dense["ratio"]["median"] == 1.0
     assert "out of memory" in large["flags"] and len(large["samples_s"]) < 100
@@ -156,7 +155,7 @@ def test_out_of_memory_is_flagged_and_others_go_on(first):
 
 def test_other_errors_are_errors():
     with pytest.raises(RuntimeError, match="shapes"):
-        measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, **SETTING)
+        measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, dense="none", **SETTING)
 
 
 def test_more_variants_than_dynamo_would_compile_by_itself():
@@ -177,7 +176,7 @@ def test_more_variants_than_dynamo_would_compile_by_itself():
 
 
 def test_latency_can_be_left_out():
-    record = measure({"none": variants()["none"]}, **SETTING, latency=False)
+    record = measure({"none": variants()["none"]}, dense="none", **SETTING, latency=False)
     assert record["variants"][0]["latency_ms"] == {"median": None, "p5": None, "p95": None}
 
 

@@ -5,9 +5,8 @@ import json
 import pytest
 import timm
 import torch
+from placing import place_cropr, place_dynamicvit, place_evit, place_random, place_tome
 
-from baselines import dynamicvit, evit, random_pruning, tome
-from cropr import cropr
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from studies.models import deploy
@@ -15,16 +14,16 @@ from studies.models.backbones import create_backbone
 
 METHODS = {
     "none": lambda vit, n: {},
-    "random": lambda vit, n: random_pruning.place(vit, n, ratio=0.8, seed=3),
-    "cropr": lambda vit, n: cropr.place(vit, n, rate=6),
-    "cropr-all": lambda vit, n: cropr.place(
+    "random": lambda vit, n: place_random(vit, n, ratio=0.8, seed=3),
+    "cropr": lambda vit, n: place_cropr(vit, n, rate=6),
+    "cropr-all": lambda vit, n: place_cropr(
         vit, n, rate=6, queries=4, heads=3, q_proj=True, k_proj=True, v_proj=True, pre_norm=True, select="sample"
     ),
-    "tome": lambda vit, n: tome.place(vit, n, r=6),
-    "tome-plain": lambda vit, n: tome.place(vit, n, r=5.5, proportional=False),
-    "evit": lambda vit, n: evit.place(vit, n, keep=0.7),
-    "evit-drop": lambda vit, n: evit.place(vit, n, keep=1 / 3, fuse=False),
-    "dynamicvit": lambda vit, n: dynamicvit.place(vit, n, ratio=0.6),
+    "tome": lambda vit, n: place_tome(vit, n, r=6),
+    "tome-plain": lambda vit, n: place_tome(vit, n, r=5.5, proportional=False),
+    "evit": lambda vit, n: place_evit(vit, n, keep=0.7),
+    "evit-drop": lambda vit, n: place_evit(vit, n, keep=1 / 3, rest="drop"),
+    "dynamicvit": lambda vit, n: place_dynamicvit(vit, n, ratio=0.6),
 }
 
 
@@ -72,7 +71,7 @@ def test_timm_models_with_other_options_than_their_own(tmp_path, name):
 def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
     torch.manual_seed(0)
     vit = create_backbone("scenes_eva", pretrained=False)
-    model = ReducedViT(vit, cropr.place(vit, 64, rate=6, llf=True), llf=True).to(torch.bfloat16).eval()
+    model = ReducedViT(vit, place_cropr(vit, 64, rate=6, llf=True), llf=True).to(torch.bfloat16).eval()
     config = timm.data.resolve_model_data_config(vit)
     deploy.save(model, tmp_path / "m", backbone="scenes_eva", data_config=config)
     loaded = deploy.load(tmp_path / "m.safetensors")
@@ -84,7 +83,7 @@ def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
 
 def test_dynamic_image_size_is_kept(tmp_path):
     vit = create_backbone("scenes_vit", pretrained=False, dynamic_img_size=True)
-    model = ReducedViT(vit, tome.place(vit, 12 * 8, r=4), img_size=(48, 32)).eval()
+    model = ReducedViT(vit, place_tome(vit, 12 * 8, r=4), img_size=(48, 32)).eval()
     deploy.save(model, tmp_path / "m", backbone="scenes_vit", data_config=None)
     x = torch.randn(2, 3, 48, 32)
     with torch.no_grad():
@@ -122,7 +121,7 @@ def test_an_unknown_reducer_is_not_saved(tmp_path):
             return num_live
 
     vit = create_backbone("scenes_vit", pretrained=False)
-    with pytest.raises(ValueError, match="cannot save Own; valid: LinearScore"):
+    with pytest.raises(ValueError, match="cannot save Own, which is in no method's file; valid: .*LinearScore"):
         deploy.save(ReducedViT(vit, {0: Own()}), tmp_path / "m", backbone="scenes_vit", data_config=None)
 
 
@@ -163,8 +162,8 @@ def test_weights_of_another_model(saved):
         ({"format": "x"}, "format 'x' found"),
         ({"backbone": "scenes_eva"}, "does not describe its weights"),
         ({"backbone": "scenes_vti"}, "did you mean"),
-        ({"reducers": [{"block": 1, "kind": "Foo"}]}, "unknown reducer 'Foo'"),
-        ({"reducers": [{"block": 1, "kind": "ToMe"}]}, "does not describe"),
+        ({"reducers": [{"block": 1, "method": "evit", "kind": "Foo"}]}, "unknown reducer 'Foo'"),
+        ({"reducers": [{"block": 1, "method": "tome", "kind": "ToMe"}]}, "does not describe"),
         ({"dtype": "float99"}, "does not describe"),
     ],
 )

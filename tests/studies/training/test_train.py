@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 import torch.nn.functional as F
+from placing import objective_of
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -17,8 +18,8 @@ from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
 from studies.data import Batch
 from studies.data.scenes import Scenes
-from studies.models.reducers import build, make_objective
-from studies.reducer_specs import parse
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 from studies.runs.provenance import weight_digest
 from studies.tasks.classification import criterion
 from studies.training.rates import learning_rate, parameter_groups
@@ -30,9 +31,9 @@ RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an ep
 def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
-    (spec,) = parse(reducer)
-    built = build(vit, spec, None if spec.name == "none" or spec.is_native else 0.7)
-    objective = make_objective(spec, built, criterion(), lambda: vit)
+    spec = parse_one(reducer)
+    built = build(vit, spec, 0.7)
+    objective = objective_of(built, criterion(), lambda: vit)
     folder.mkdir(exist_ok=True)
     return Trainer(built.model, objective, data or Scenes(), recipe, folder, evaluate=evaluate)
 
