@@ -396,7 +396,7 @@ def doctor(
 def list_names(
     what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")],
     pattern: Annotated[
-        str | None, typer.Argument(help="A reducer (or ./FILE.py), for its page; of backbones a pattern: 'deit*'.")
+        str | None, typer.Argument(help="A reducer or ./FILE.py: its page; backbones: a pattern.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

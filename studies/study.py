@@ -151,10 +151,10 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     from studies.measure.bench import bench, variants_of
     from studies.models.backbones import create_backbone, sized_for
     from studies.runs.provenance import now, provenance
-    from studies.tasks import load_task
+    from studies.tasks import TASKS
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)
-    dense = load_task(first.task).DENSE
+    dense = TASKS[first.task].dense
     variants = dict(variants_of([], [], dense))
     variants |= {config.variant: (parse_one(config.reducer, dense), config.budget) for config in configs}
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 
 from results.figures.labels import Label, write_labels
 from results.figures.panels import Panel
-from results.records.frames import METRIC, METRIC_NAME
 from results.statistics.curves import GROUP, pareto_front
 
 __all__ = ["DPI", "RC", "caption", "curve_styles", "draw", "figure_bytes"]
@@ -50,7 +49,8 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
 
     `published` has `method`, `secondary` and the panel's x and y.
     """
-    metric = METRIC[summary["task"].iat[0]]
+    first = summary.iloc[0]
+    metric = first["metric_name"]
     x, y = panel.x, panel.y.replace("metric", metric)
     x_ends, y_ends = (
         [end.replace("metric", metric) for end in ends or ()] for ends in (panel.x_spread, panel.y_spread)
@@ -59,7 +59,8 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
     others = None if published is None else published[published[x].notna() & published[y].notna()]
     if points.empty or (others is not None and others.empty):
         return None
-    y_label = panel.y_label.format(metric=METRIC_NAME[metric], kind=" accuracy" if metric == "top1" else "")
+    kind = " accuracy" if first["metric_statistic"] == "mean" else ""
+    y_label = panel.y_label.format(metric=first["metric_label"], kind=kind)
     with rc_context(RC):
         figure, axes = _figure(panel.x_label, y_label, title)
         if panel.front:
@@ -74,7 +75,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
             points = points.assign(**{x: points[x] + _dodge(points[x], points["curve"], styles)})
         for curve, rows in points.groupby("curve", sort=False):
             _draw_curve(axes, rows.sort_values(x), x, y, x_ends, y_ends, styles.get(str(curve)))
-        dense = points[points["reducer"] == "none"]
+        dense = points[points["role"] == "dense"]
         top = _room_above(axes, dense[[y, *y_ends]])
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the axes keep their size: the names are placed for it
@@ -85,7 +86,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
 
 def caption(panel: Panel, summary: pd.DataFrame) -> str:
     """What the reader of a figure must know."""
-    crowd = summary.loc[summary["reducer"] != "none", "curve"].nunique() > _MAX_CURVES
+    crowd = summary.loc[summary["role"] != "dense", "curve"].nunique() > _MAX_CURVES
     return panel.caption + (" Light grey, without names: the curves that have no point on the front." if crowd else "")
 
 
@@ -110,22 +111,23 @@ _DENSE = _Style("black", "*", "", dense=True)
 
 def _styles(points: pd.DataFrame) -> dict[str, _Style]:
     """Styles of the curves that get a name: all of them, or the dense model and those on the front if they are many."""
-    dense = points.loc[points["reducer"] == "none", "curve"].unique()
-    others = points.loc[points["reducer"] != "none"]
+    dense = points.loc[points["role"] == "dense", "curve"].unique()
+    others = points.loc[points["role"] != "dense"]
     curves = others["curve"].unique()
     if len(curves) > _MAX_CURVES:
         curves = others.loc[others["on_front"], "curve"].unique()[:_MAX_CURVES]
     return {curve: _DENSE for curve in dense} | curve_styles(curves)
 
 
-def curve_styles(names: Iterable[str]) -> dict[str, _Style]:
-    """A colour, a marker and a dash for each name; black stars for the dense model where it is among them."""
-    others = sorted(name for name in names if name != "none")
+def curve_styles(names: Iterable[str], dense: Iterable[str] = ()) -> dict[str, _Style]:
+    """A colour, a marker and a dash for each name; black stars for those of `dense` models."""
+    plain = set(dense)
+    others = sorted(set(names) - plain)
     styles = {
         name: _Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
         for i, name in enumerate(others)
     }
-    return styles | ({"none": _DENSE} if "none" in names else {})
+    return styles | {name: _DENSE for name in plain}
 
 
 def _dodge(x: pd.Series, curve: pd.Series, styles: dict[str, _Style]) -> pd.Series:
@@ -244,7 +246,7 @@ def _draw_fronts(axes: Axes, points: pd.DataFrame, x: str, y: str, maximise_x: b
 
 
 def _draw_ideal(axes: Axes, points: pd.DataFrame) -> None:
-    dense = points[points["reducer"] == "none"]
+    dense = points[points["role"] == "dense"]
     if dense.empty:
         return
     macs = np.linspace(points["macs_g"].min(), points["macs_g"].max(), 50)

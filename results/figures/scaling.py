@@ -39,7 +39,7 @@ def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
 
 
 def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -> Figure:
-    styles = curve_styles(rows["variant"].unique())
+    styles = curve_styles(rows["variant"].unique(), rows.loc[rows["role"] == "dense", "variant"].unique())
     with rc_context(RC):
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         FigureCanvasAgg(figure)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from results.records.frames import METRIC, PACKAGE, PROVENANCE
+from results.records.frames import PACKAGE, PROVENANCE
 from results.records.store import Records
 from results.statistics.compare import Replicates, largest_families
 from results.statistics.curves import mixed_notes, twin_notes
@@ -71,7 +71,7 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
     seeds = f"{_range(done['seeds'])} seed{'s' if several else ''}"
     what = (
         "mIoU: final epoch, of the confusion summed over"
-        if METRIC[done["task"].iat[0]] == "miou"
+        if done["metric_statistic"].iat[0] == "mean_iou"
         else "Accuracy: final epoch, mean over"
     )
     notes = [
@@ -80,7 +80,15 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
         + ("With few seeds it is somewhat too narrow." if several else "Variation between seeds is not in it."),
         "To dense: minus the dense model fine-tuned in the same study, on the same items and seeds; two-sided p of the "
         "paired bootstrap, Holm-corrected over all of them.",
+        "To random: minus random pruning that leaves as many tokens at every block and does the same with the rest, so "
+        "that the difference is what the choice of patches is worth; corrected as a family of its own.",
     ]
+    chooses = done[done["role"].isin(["method", "control"])]
+    if chooses["over_random_points"].isna().any():
+        notes.append("Not every method has random pruning at its counts; cropr-study run --random-at-counts adds it.")
+    if done["no_method"].any():
+        read = ", ".join(done.loc[done["no_method"], "curve"].unique())
+        notes.append(f"No method: {read} reads the labels; it is on no front.")
     for what, comparisons in largest_families(done).items():
         if (floor := comparisons * 2 / (resamples + 1)) > _ALPHA:
             notes.append(

@@ -46,6 +46,7 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     replicates = compare.replicate(runs, max(compare.largest_families(variants).values()))
     means = compare.add_intervals(variants, replicates)
     compare.add_differences_to_dense(variants, runs, replicates, means)
+    compare.add_differences_to_random(variants, runs, replicates, means)
     pairs = compare.pairwise(variants, runs, replicates, means)
     summary = tables.summary_frame(variants, speeds)
     title = notes.title_of(variants)
@@ -54,6 +55,8 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     figures = _figures(summary, speeds, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
     text = tables.markdown(summary, below, title)
+    if len(methods := tables.glossary(variants)):
+        text += f"\n## Methods\n\n{methods}"
     if 0 < len(pairs) <= _MAX_PAIRS:
         text += "\n" + tables.pairs_markdown(pairs)
     texts = {
@@ -86,7 +89,7 @@ def _figures(
     drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS}
     if published:
         rows = published_points(summary)
-        at_zero = summary["difference_points"].mask(summary["reducer"] == "none", 0.0)  # dense minus itself
+        at_zero = summary["difference_points"].mask(summary["role"] == "dense", 0.0)  # dense minus itself
         relative = summary.assign(difference_points=at_zero)
         drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
     found = {panel.name: (plots.caption(panel, summary), figure) for panel, figure in drawn.items()}

@@ -10,8 +10,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from results.records.frames import METRIC, METRIC_NAME
-
 __all__ = ["NOTHING", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
 
 NOTHING = "–"
@@ -22,15 +20,17 @@ _SPEED = [
     "ratio_to_dense_p95", "latency_ms_median", "latency_ms_p5", "latency_ms_p95", "peak_memory_mib",
 ]  # fmt: skip
 _IDENTITY = [
-    "study", "curve", "variant", "reducer", "label", "status", "budget_asked", "budget_reached", "floor",
+    "study", "curve", "variant", "reducer", "role", "label", "status", "budget_asked", "budget_reached", "floor",
     "schedule_kind", "seeds", "num_items", "clusters",
 ]  # fmt: skip
 _REST = [
-    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "quick", "task", "dataset",
+    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "rest", "tokens",
+    "metric_name", "metric_label", "metric_statistic", "quick", "task", "dataset",
     "backbone", "data_fingerprint", "options", "method_version", "commit", "device_name", "dtype", "num_threads",
     "sdpa_backend",
 ]  # fmt: skip
 
+OVER_RANDOM = "to random at the same counts, points (p)"
 Cell = Callable[[Any], str]  # a row of the summary (named tuple) -> text
 
 
@@ -38,7 +38,7 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     """One row per variant with all figures, units in the names of the columns; what was not measured is empty.
     `is_dense` and the unit-free `metric…` columns leave as `<metric>_percent`."""
     frame = variants.copy()
-    metric = METRIC[frame["task"].iat[0]]
+    metric = frame["metric_name"].iat[0]
     shares = {f"metric{part}": f"{metric}{part}_percent" for part in ("", "_low", "_high", "_best", "_masked")}
     frame = frame.rename(columns=shares)
     frame[list(shares.values())] *= 100
@@ -46,10 +46,14 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     newest = speeds[speeds["newest"]] if len(speeds) else pd.DataFrame(columns=["study", "variant", *_SPEED])
     frame = frame.merge(newest[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
     differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
+    over_random = [f"over_random{part}_points" for part in ("", "_low", "_high")]
     costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]
     if frame["macs_decoder_g"].notna().any():
         costs.insert(costs.index("macs_dense_g"), "macs_decoder_g")
-    return frame[[*_IDENTITY, *shares.values(), *differences, "p", "p_holm", *costs, *_SPEED, *_REST]]
+    chance = [*over_random, "over_random_p", "over_random_p_holm"]
+    measured = [*shares.values(), *differences, "p", "p_holm", *chance]
+    return frame[[*_IDENTITY, *measured, *costs, *_SPEED, *_REST]]
+    ]
 
 
 def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
@@ -57,6 +61,12 @@ def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
     columns = _columns(summary)
     body = _pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
     return f"# {title}\n\n{body}\n\n" + "".join(f"- {_escape_markdown(note)}\n" for note in notes)
+
+
+def glossary(variants: pd.DataFrame) -> str:
+    """A line for each method: what it is, and its paper; empty where the records do not say."""
+    rows = variants.dropna(subset="about").drop_duplicates("reducer")
+    return "".join(f"- {_escape_markdown(f'{row.reducer}: {row.about}')}\n" for row in rows.itertuples())
 
 
 def pairs_markdown(pairs: pd.DataFrame) -> str:
@@ -110,8 +120,7 @@ def terminal(summary: pd.DataFrame, notes: Sequence[str], title: str) -> Group:
 
 
 def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
-    metric = METRIC[summary["task"].iat[0]]
-    name = METRIC_NAME[metric]
+    metric, name = summary[["metric_name", "metric_label"]].iloc[0]
     columns: dict[str, Cell] = {
         "method": lambda row: row.curve + (MIXED if row.mixed else ""),
         "budget": _budget,
@@ -121,6 +130,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         f"{name}, %": lambda row: _accuracy(row, metric),
         f"{name} of best epoch, chosen on test data, %": lambda row: _fixed(getattr(row, f"{metric}_best_percent"), 1),
         "to dense, points (p)": _difference,
+        OVER_RANDOM: lambda row: _points(row.over_random_points, row.over_random_p_holm),
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
@@ -141,6 +151,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "GMACs (scoring)",
         f"{name}, %",
         "to dense, points (p)",
+        OVER_RANDOM,
         "images/s",
         "× dense",
         "latency, ms",
@@ -177,7 +188,7 @@ def _fixed(value: float, decimals: int) -> str:
 
 
 def _budget(row: Any) -> str:
-    if row.reducer == "none":
+    if row.role == "dense":
         return "dense"
     asked = row.variant.partition(":")[2] or row.variant if pd.isna(row.budget_asked) else f"{row.budget_asked:.2f}"
     if row.status == "unreachable":
@@ -192,7 +203,11 @@ def _accuracy(row: Any, metric: str) -> str:
 
 
 def _difference(row: Any) -> str:
-    return signed(row.difference_points) + ("" if pd.isna(row.p_holm) else f" ({p_text(row.p_holm)})")
+    return _points(row.difference_points, row.p_holm)
+
+
+def _points(points: float, p: float) -> str:
+    return signed(points) + ("" if pd.isna(p) else f" ({p_text(p)})")
 
 
 def _spread(row: Any, what: str) -> str:

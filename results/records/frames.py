@@ -8,11 +8,13 @@ import pandas as pd
 
 from results.records.store import Records
 
-__all__ = ["METRIC", "METRIC_NAME", "PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
+__all__ = ["PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
 
-# Headline of each task, a share in 0..1: the mean of a hit or miss per test item; mean IoU of their summed confusion.
-METRIC = {"classification": "top1", "segmentation": "miou"}
-METRIC_NAME = {"top1": "top-1", "miou": "mIoU"}
+# Headlines, shares in 0..1, as records declare them; those of records that were made before they did.
+_BEFORE = (
+    {"name": "top1", "label": "top-1", "statistic": "mean"}, {"name": "miou", "label": "mIoU", "statistic": "mean_iou"},
+)  # fmt: skip
+_HEADLINE = {"name": "metric_name", "label": "metric_label", "statistic": "metric_statistic"}
 PACKAGE = "package "  # prefix of the columns that hold package versions
 PROVENANCE = ["commit", "dirty", "python", "device", "device_name", "dtype", "num_threads", "sdpa_backend"]
 
@@ -39,7 +41,7 @@ def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
     has rows of status `timed`.
 
     Raises:
-        ValueError: the studies have different tasks, or a task without a headline metric here.
+        ValueError: the studies have different tasks, or a finished run declares no metric.
     """
     rows = []
     for study, name in zip(studies, study_names(studies), strict=True):
@@ -52,8 +54,9 @@ def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
     tasks = sorted(frame["task"].unique())
     if len(tasks) > 1:
         raise ValueError(f"cannot compare {' and '.join(tasks)} in one report: their metrics differ")
-    if tasks[0] not in METRIC:
-        raise ValueError(f"no report for task {tasks[0]!r} yet; there is one for: {', '.join(METRIC)}")
+    for key, column in _HEADLINE.items():  # what could not be reached, or was only timed, has none of its own
+        said = frame[column].dropna()
+        frame[column] = frame[column].fillna(said.iat[0] if len(said) else _BEFORE[0][key])
     return frame.sort_values(["study", "variant", "seed", "id"], ignore_index=True)
 
 
@@ -95,7 +98,8 @@ def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
 
 def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dict[str, Any]:
     provenance, metrics = record["provenance"], record.get("metrics") or {}
-    metric = METRIC.get(record["task"], "")
+    headline = _headline(record)
+    metric = headline.get("name", "")
     return {
         "study": name,
         "id": run,
@@ -103,6 +107,11 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "quick": bool(record.get("quick")),
         **{key: record.get(key) for key in _COPIED},
         **{key: _number(record, key) for key in _COPIED_NUMBERS},
+        **{column: headline.get(key) for key, column in _HEADLINE.items()},
+        "role": _role(record),
+        "rest": record.get("rest"),
+        "tokens": json.dumps(record["tokens_per_block"]) if record.get("tokens_per_block") else None,
+        **_about(record),
         "options": _options(record),
         "schedule_kind": record.get("schedule_kind"),
         "metric": _number(metrics.get("final", {}), metric),
@@ -117,6 +126,33 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
     }
 
 
+def _headline(record: dict[str, Any]) -> dict[str, str]:
+    """The first metric that the record declares. Raises ValueError where a finished run has none that is known."""
+    if declared := record.get("metrics_declared"):
+        return declared[0]
+    final = (record.get("metrics") or {}).get("final")
+    found = next((metric for metric in _BEFORE if final and metric["name"] in final), None)
+    if final and found is None:
+        raise ValueError(f"no report for task {record['task']!r}: its records declare no metric")
+    return found or {}
+
+
+def _role(record: dict[str, Any]) -> str:
+    """dense, random, control or method. Records made before there were roles tell the dense model alone."""
+    is_dense = record.get("schedule_kind") == "dense" or (
+        record.get("mac_ratio") == 1 and record.get("budget_asked") is None
+    )
+    return record.get("role") or ("dense" if is_dense else "method")
+
+
+def _about(record: dict[str, Any]) -> dict[str, Any]:
+    about = record.get("method") or {}
+    return {
+        "about": f"{about['summary']}" + (f" ({about['paper']})" if about.get("paper") else "") if about else None,
+        "no_method": bool(about.get("no_method")),
+    }
+
+
 def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
     """Rows for the variants of a study that was only timed; what they belong to is what study.json says."""
     belongs = {"task": "classification", "dataset": "no data", "backbone": "unknown backbone"} | study.study
@@ -124,7 +160,7 @@ def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
     for record in study.speeds.values():
         named = timed_name(study, name, record)
         made_with = {key: record.get(key) for key in _SETTING} | record.get("provenance", {})
-        made_with["data_fingerprint"] = study.study.get("data_fingerprint", "none")
+        made_with["data_fingerprint"] = study.study.get("data_fingerprint", "no data")
         identity = belongs | {"status": "timed", "seed": 0, "quick": record.get("quick"), "provenance": made_with}
         for variant in record["variants"]:
             rows[named, variant["variant"]] = _run_row(study, named, "", identity | variant)
@@ -139,6 +175,7 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "variant": variant["variant"],
+        "role": _role(variant),
         "label": variant.get("label", variant["variant"]),
         **spread,
         "peak_memory_mib": _number(variant, "peak_memory_mib"),

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.records.frames import METRIC
-
 __all__ = ["PUBLISHED_CSV", "comparable", "load_published", "published_backbone", "published_points"]
 
 PUBLISHED_CSV = Path(__file__).with_name("published.csv")
@@ -58,7 +56,7 @@ def load_published(path: Path = PUBLISHED_CSV) -> pd.DataFrame:
 def published_points(summary: pd.DataFrame, path: Path = PUBLISHED_CSV) -> pd.DataFrame:
     """The rows of the summary's task and metric, in the columns of the summary: shares, differences and ratios for all
     that have a dense row, MACs and accuracy where data set and backbone are those of a study."""
-    metric = METRIC[summary["task"].iat[0]]
+    metric = summary["metric_name"].iat[0]
     table = load_published(path)
     table = table[(table["task"] == summary["task"].iat[0]) & (table["metric"] == metric)]
     ours = summary[["dataset", "backbone"]].drop_duplicates().itertuples(index=False)

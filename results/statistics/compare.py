@@ -11,13 +11,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from results.records.frames import METRIC
 from results.records.store import CorruptRecord, read_predictions
 from results.statistics import bootstrap
 from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
 
-__all__ = ["Replicates", "add_differences_to_dense", "add_intervals", "largest_families", "pairwise", "replicate"]
+__all__ = [
+    "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "largest_families",
+    "pairwise", "replicate",
+]  # fmt: skip
 
 _POINTS = 100.0  # share to percent, difference of shares to points
 
@@ -39,7 +41,7 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
     number = np.full(len(runs), -1)
     sums: list[np.ndarray] = []  # over each cluster
     notes = []
-    is_iou = METRIC[runs["task"].iat[0]] == "miou"
+    is_iou = runs["metric_statistic"].iat[0] == "mean_iou"
     for row, path in runs.loc[runs["status"] == "done", "path"].items():
         try:
             item, cluster, value = _read(path, _class_pixels if is_iou else _hits)
@@ -107,6 +109,34 @@ def add_differences_to_dense(
     for column in frame:
         variants[column] = frame[column].reindex(variants.index)
     variants["p_holm"] = variants.groupby(GROUP, dropna=False)["p"].transform(bootstrap.holm)
+
+
+def add_differences_to_random(
+    variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray
+) -> None:
+    """Puts the difference of every variant that chooses to random pruning at the same counts into the frame:
+    `over_random_points` with `_low` and `_high`, `over_random_p` and `_p_holm` (a family of its own); NaN where there
+    is none."""
+    pairs = []
+    for _, group in variants[variants["status"] == "done"].groupby(GROUP, dropna=False):
+        chance = group[group["role"] == "random"]
+        for row in group.index[group["role"].isin(["method", "control"])]:
+            if (twin := _twin(variants.loc[row], chance)) is not None:
+                pairs.append((row, twin))
+    frame = _differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
+    for column in frame:
+        variants[f"over_random_{column.removeprefix('difference_')}"] = frame[column].reindex(variants.index)
+    groups = variants.groupby(GROUP, dropna=False)
+    variants["over_random_p_holm"] = groups["over_random_p"].transform(bootstrap.holm)
+
+
+def _twin(variant: pd.Series, chance: pd.DataFrame) -> int | None:
+    """The row of random pruning that leaves as many tokens at every block as `variant` and does the same with the rest.
+    Where nothing is said of the rest (all merge, or an older record) the counts alone decide."""
+    same = chance[(chance["tokens"] == variant["tokens"]) & chance["tokens"].notna()]
+    alike = same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])
+    same = same[alike]
+    return None if same.empty else _same_training(same, variant)
 
 
 def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray) -> pd.DataFrame:

@@ -25,7 +25,24 @@ _MEAN = [
     "macs_scoring_g",
     "macs_decoder_g", "macs_dense_g", "params_m", "num_items", "train_peak_memory_mib", "train_s",
 ]  # fmt: skip
-_FIRST = ["label", "budget_asked", "schedule_kind", "commit", "device_name", "dtype", "num_threads", "sdpa_backend"]
+_FIRST = [
+    "metric_name",
+    "metric_label",
+    "metric_statistic",
+    "role",
+    "rest",
+    "tokens",
+    "about",
+    "no_method",
+    "label",
+    "budget_asked",
+    "schedule_kind",
+    "commit",
+    "device_name",
+    "dtype",
+    "num_threads",
+    "sdpa_backend",
+]
 
 
 def variant_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +57,7 @@ def variant_frame(runs: pd.DataFrame) -> pd.DataFrame:
     frame["seeds"] = groups["seed"].nunique().to_numpy()
     frame["mixed"] = ["; ".join(dict.fromkeys(flag for row in rows for flag in flags[row])) for rows in members]
     frame["curve"] = _curve_names(frame)
-    frame["is_dense"] = frame["reducer"] == "none"
+    frame["is_dense"] = frame["role"] == "dense"
     frame = frame.sort_values(
         [*GROUP, "is_dense", "curve", "budget_asked", "macs_g"],
         ascending=[True] * len(GROUP) + [False, True, False, False],
@@ -68,7 +85,7 @@ def mixed_notes(runs: pd.DataFrame) -> list[str]:
     notes = []
     for study, rows in runs[runs["status"] != "timed"].groupby("study", sort=False):
         for column in _flagged(runs):
-            (usual, _), *others = Counter(rows[column].fillna("none")).most_common()
+            (usual, _), *others = Counter(rows[column].fillna("absent")).most_common()
             rest = f"{'the others' if len(others) == 1 else 'most'} with {usual}"
             for value, count in others:
                 verb = "was" if count == 1 else "were"
@@ -90,7 +107,8 @@ def twin_notes(runs: pd.DataFrame) -> list[str]:
 def _on_front(variants: pd.DataFrame) -> np.ndarray:
     front = np.zeros(len(variants), dtype=bool)
     for _, rows in variants.groupby(GROUP, dropna=False):
-        front[rows.index] = pareto_front(rows["macs_g"].to_numpy(), rows["metric"].to_numpy(), maximise_x=False)
+        metric = rows["metric"].mask(rows["no_method"].astype(bool))  # what reads the labels beats nobody
+        front[rows.index] = pareto_front(rows["macs_g"].to_numpy(), metric.to_numpy(), maximise_x=False)
     return front
 
 
@@ -109,7 +127,7 @@ def _flags(runs: pd.DataFrame) -> list[list[str]]:
     flags: list[list[str]] = [[] for _ in range(len(runs))]
     for _, rows in runs[runs["status"] != "timed"].groupby("study"):
         for column in _flagged(runs):
-            values = rows[column].fillna("none")
+            values = rows[column].fillna("absent")
             usual = Counter(values).most_common(1)[0][0]
             for row, value in values[values != usual].items():
                 flags[int(row)].append(_say(column, value))

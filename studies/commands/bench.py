@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from results.records.store import SCHEMA, Claim, read_json, read_result, write_json
 from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
-from studies.tasks import TASKS, load_task
+from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from studies.measure.bench import Candidates
@@ -55,7 +55,7 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
     one_of("task", options.task, TASKS)
-    dense, classes = load_task(options.task).DENSE, options.num_classes
+    dense, classes = TASKS[options.task].dense, options.num_classes
     variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
     vits = [create_backbone(options.backbone, img_size=size, num_classes=classes, pretrained=False) for size in sizes]
     if options.out is not None:

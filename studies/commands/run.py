@@ -18,7 +18,7 @@ from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
 from studies.study import STUDIES, Study
-from studies.tasks import TASKS, load_task
+from studies.tasks import TASKS
 
 __all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
 
@@ -111,7 +111,7 @@ def only_timed(options: Options) -> Bench | None:
 def reducers_of(options: Options) -> list[Method]:
     """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
     text = options.reducers or STUDIES[options.name].reducers
-    dense = load_task(study_of(options).task).DENSE
+    dense = TASKS[study_of(options).task].dense
     methods = parse(text, dense)
     if options.random_at_counts:
         methods += random_at_counts(methods)
@@ -200,7 +200,7 @@ def preflight(configs: list[RunConfig]) -> str:
 
     first = configs[0]
     data = create_dataset(first)
-    dense, reachable, floors = load_task(first.task).DENSE, False, []
+    dense, reachable, floors = TASKS[first.task].dense, False, []
     sized = sized_for(first.backbone, data.image_size) if dense else {}
     vit = create_backbone(
         first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized

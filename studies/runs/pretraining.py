@@ -22,7 +22,7 @@ from studies.data.datasets import create_dataset
 from studies.models.backbones import create_backbone, sized_for
 from studies.runs.holding import HERE, Held, Host
 from studies.runs.provenance import now, provenance, weight_digest
-from studies.tasks import load_task
+from studies.tasks import TASKS, load_task
 from studies.training.distributed import World
 from studies.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
         pretrained=not own and config.checkpoint is None,
         checkpoint=config.checkpoint,
         drop_path_rate=drop_path,
-        **(sized_for(config.backbone, data.image_size) if load_task(config.task).DENSE else {}),
+        **(sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}),
     )
     if own:
         vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
@@ -99,7 +99,7 @@ def _train_backbone(config: RunConfig, held: Held) -> None:
     write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
     task = load_task(config.task)
     objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
-    model = DenseViT(vit) if task.DENSE else ReducedViT(vit)
+    model = DenseViT(vit) if TASKS[config.task].dense else ReducedViT(vit)
     trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
     begun = time.monotonic()
     history = held.run(trainer)

@@ -29,7 +29,7 @@ from studies.models.reducers import Built, Unreachable, build
 from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
-from studies.tasks import Evaluation, load_task
+from studies.tasks import TASKS, Evaluation, load_task
 from studies.training.distributed import World, join
 from studies.training.trainer import Trainer
 
@@ -72,7 +72,7 @@ def _backbone_for_all(config: RunConfig, out: Path, held: Held) -> bool:
 def _run(config: RunConfig, out: Path, held: Held) -> None:
     run_dir, world = held.folder, held.world
     started, task = now(), load_task(config.task)
-    method = parse_one(config.reducer, task.DENSE)
+    method = parse_one(config.reducer, TASKS[config.task].dense)
     data = create_dataset(config)
     vit = make_backbone(config, out, data)
     torch.manual_seed(config.seed)  # the reducer's own weights
@@ -185,12 +185,13 @@ def _outcome(
 ) -> dict[str, Any]:
     deployed = built.model.fold()
     macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
-    epochs, metric = config.recipe.epochs if config.recipe else 0, load_task(config.task).METRIC
+    epochs, metric = config.recipe.epochs if config.recipe else 0, TASKS[config.task].metrics[0].name
     evaluated = [line for line in history if metric in line]
     best = max(evaluated, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",
+        "metrics_declared": [metric._asdict() for metric in TASKS[config.task].metrics],
         "budget_reached": built.reached,
         "schedule": [behind - deployed.num_prefix_tokens for _, _, behind in deployed.token_counts()],
         "schedule_kind": built.kind,

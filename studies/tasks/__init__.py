@@ -17,9 +17,32 @@ if TYPE_CHECKING:
     from studies.data import Batch
     from studies.training.distributed import World
 
-__all__ = ["TASKS", "Evaluation", "Task", "load_task"]
+__all__ = ["TASKS", "Evaluation", "Metric", "Task", "TaskInfo", "load_task"]
 
-TASKS = {"classification": "one class for each image", "segmentation": "one class for each pixel"}
+
+class Metric(NamedTuple):
+    """One figure of a task, as records declare it. `statistic` says how test items make it, for paired statistics:
+    "mean" of the hits, "mean_iou" of the summed confusion; "": it is only shown."""
+
+    name: str  # among the metrics of an evaluation
+    label: str
+    unit: str = "%"
+    higher_is_better: bool = True
+    statistic: str = ""
+
+
+class TaskInfo(NamedTuple):
+    """What is known of a task before anything heavy is imported."""
+
+    summary: str
+    dense: bool  # logits for every pixel
+    metrics: tuple[Metric, ...]  # the headline first
+
+
+TASKS = {
+    "classification": TaskInfo("one class for each image", False, (Metric("top1", "top-1", statistic="mean"),)),
+    "segmentation": TaskInfo("one class for each pixel", True, (Metric("miou", "mIoU", statistic="mean_iou"),)),
+}
 
 
 class Evaluation(NamedTuple):
@@ -32,8 +55,6 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """What the module of a task has."""
 
-    METRIC: str  # the headline: a share in 0..1 among the metrics
-    DENSE: bool  # logits for every pixel
     BackboneObjective: (
         Any  # (embed_dim, num_classes, label_smoothing) -> objective of a backbone that the project trains
     )

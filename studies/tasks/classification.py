@@ -17,9 +17,7 @@ from studies.data import Batch
 from studies.tasks import Evaluation
 from studies.training.distributed import ALONE, World
 
-__all__ = ["DENSE", "METRIC", "BackboneObjective", "criterion", "eval_batch", "evaluate"]
-
-METRIC, DENSE = "top1", False
+__all__ = ["BackboneObjective", "criterion", "eval_batch", "evaluate"]
 
 
 def criterion(label_smoothing: float = 0.0) -> Criterion:

@@ -27,9 +27,8 @@ from studies.tasks.seg_metrics import (
 from studies.tasks.sliding import sliding_window
 from studies.training.distributed import ALONE, World
 
-__all__ = ["DENSE", "METRIC", "BackboneObjective", "criterion", "eval_batch", "evaluate", "predict"]
+__all__ = ["BackboneObjective", "criterion", "eval_batch", "evaluate", "predict"]
 
-METRIC, DENSE = "miou", True
 PIXELS = 2**18  # of a batch in evaluation
 
 

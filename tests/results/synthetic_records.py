@@ -69,10 +69,15 @@ def write_run(directory: Path, reducer: str, budget: float | None, seed: int, hi
 def run_record(run_id: str, reducer: str, budget: float | None, seed: int, top1: float, num_items: int) -> dict:
     """The result.json of a finished run."""
     reached = 1.0 if budget is None else budget - 0.003
+    role = {"none": "dense", "random": "random"}.get(reducer, "method")
+    label = LABEL.get(reducer, reducer)
     return {
         "schema": 1, "id": run_id, "status": "done", "task": "classification", "dataset": "scenes",
         "backbone": "scenes_vit", "seed": seed, "quick": False, "reducer": reducer, "options": {},
-        "variant": reducer if budget is None else f"{reducer}@{budget}", "label": LABEL.get(reducer, reducer),
+        "variant": reducer if budget is None else f"{reducer}@{budget}", "label": label,
+        "role": role, "rest": None if role == "dense" else "drop",
+        "method": {"label": label, "summary": f"what {label} is", "paper": "arXiv 1", "no_method": False},
+        "metrics_declared": [{"name": "top1", "label": "top-1", "unit": "%", "statistic": "mean"}],
         "method_version": 1, "objective": "CE", "lr": 0.0003, "epochs": 6, "budget_asked": budget,
         "budget_reached": reached, "schedule": [52, 40, 28, 16, 4, 4], "schedule_kind": "constant",
         "native": {"rate": 12.0},
@@ -104,7 +109,7 @@ def write_speed(directory: Path, points: list[tuple[str, float | None]], quick: 
         ratio = 1.0 if budget is None else overhead.get(reducer, 0.9) / budget
         record = run_record("", reducer, budget, 0, 0.9, 1)
         variants.append(
-            {key: record[key] for key in ("variant", "reducer", "label", "budget_asked", "macs_g")}
+            {key: record[key] for key in ("variant", "reducer", "role", "label", "budget_asked", "macs_g")}
             | {
                 "samples_s": [64 / (2500 * ratio)] * 20,
                 "images_per_s": {"median": 2500 * ratio, "p5": 2450 * ratio, "p95": 2540 * ratio},

@@ -167,9 +167,11 @@ def test_studies_are_kept_apart_and_dense_is_each_ones_own(tmp_path: Path) -> No
 
 def test_different_tasks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
+    nothing = {"metrics_declared": [], "metrics": {"final": {"delta": 0.9}}}
+    synthetic_records.write_run(tmp_path / "a", "cropr", 0.5, 0, _hit(0.9), task="depth", **nothing)
+    with pytest.raises(ValueError, match="no report for task 'depth': its records declare no metric"):
+        run_frame([load_records(tmp_path / "a")])
     synthetic_records.write_run(tmp_path, "cropr", 0.5, 0, _hit(0.9), task="depth")
-    with pytest.raises(ValueError, match="no report for task 'depth' yet; there is one for: classification"):
-        run_frame([load_records(tmp_path)])
     synthetic_records.write_run(tmp_path, "tome", 0.5, 0, _hit(0.9))
     with pytest.raises(ValueError, match="classification and depth"):
         run_frame([load_records(tmp_path)])
