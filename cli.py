@@ -32,6 +32,9 @@ DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
 DatasetOption = Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data set.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+MethodOption = Annotated[
+    list[str] | None, typer.Option(help="A method of your own that the records name: ./FILE.py. Its code is run.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -285,11 +288,14 @@ def evaluate(
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     device: DeviceOption = "auto",
+    method: MethodOption = None,
 ) -> None:
     """Accuracy of a saved reduced model; prints one JSON document."""
+    from studies.commands.options import give_methods
     from studies.commands.records import evaluate as score
 
     with usage_errors():
+        give_methods(method)
         metrics = score(model, dataset, data, device)
     typer.echo(json.dumps(metrics))
 
@@ -336,12 +342,14 @@ def logs(directory: DirectoryArgument, run: Annotated[str, typer.Argument(help="
 
 @app.command()
 @with_options(slurm=slurm_options)
-def retry(directory: DirectoryArgument, slurm: tuple[str | None, dict[str, Any]]) -> None:
+def retry(directory: DirectoryArgument, slurm: tuple[str | None, dict[str, Any]], method: MethodOption = None) -> None:
     """Submit the failed runs of a study to Slurm again, asking for the same as before but for the options given."""
     from studies.commands.cluster import retry as again
     from studies.commands.cluster import submitted_lines
+    from studies.commands.options import give_methods
 
     with usage_errors():
+        give_methods(method)
         done = again(directory, slurm[1], slurm[0])
     typer.echo("\n".join(submitted_lines(done, directory)))
 
@@ -361,11 +369,14 @@ def show(
     reducers: Annotated[str, typer.Option(help="With --image: `all`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="With --image: shares of the dense MACs.")] = "0.65",
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures (default: DIRECTORY/report, or .).")] = None,
+    method: MethodOption = None,
 ) -> None:
     """Which patches an image loses, block by block, as a picture: of a study's models, or of one off the shelf."""
+    from studies.commands.options import give_methods
     from studies.commands.show import show_image, show_study
 
     with usage_errors():
+        give_methods(method)
         if (directory is None) == (image is None):
             raise ValueError("show takes either a record directory or --image FILE")
         if directory is not None:
@@ -389,6 +400,34 @@ def doctor(
     else:
         typer.echo("\n".join(f"{f.state:<7} {f.name:<18} {f.detail}" for f in findings))
     if not healthy(findings):
+        raise typer.Exit(FAILED)
+
+
+@app.command("new-method")
+def new_method(path: Annotated[Path, typer.Argument(help="The file to write, such as mine.py.")]) -> None:
+    """Write a file with a method that runs as it is, to be changed into your own."""
+    from studies.commands.new_method import write
+
+    with usage_errors():
+        write(path)
+    typer.echo(f"{path}: cropr-study check ./{path}" if "/" not in str(path) else f"{path}: cropr-study check {path}")
+
+
+@app.command()
+def check(
+    reducer: Annotated[str, typer.Argument(help="A file of your own, ./mine.py, or a name, with options.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a method against the rules that every method keeps. Exit code 1 if it breaks one."""
+    from studies.commands.check import passed, run_checks, show_results
+
+    with usage_errors():
+        results = run_checks(reducer, progress=lambda text: typer.echo(text, err=True))
+    if as_json:
+        typer.echo(json.dumps([result._asdict() for result in results]))
+    else:
+        show_results(results)
+    if not passed(results):
         raise typer.Exit(FAILED)
 
 

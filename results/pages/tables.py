@@ -53,7 +53,6 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance]
     return frame[[*_IDENTITY, *measured, *costs, *_SPEED, *_REST]]
-    ]
 
 
 def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:

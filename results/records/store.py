@@ -87,8 +87,9 @@ def read_predictions(run_dir: Path | str) -> "dict[str, np.ndarray]":
         raise CorruptRecord(path, f"not a complete npz file ({error})") from error
 
 
-def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any]) -> None:
-    """Leaves failure.json in place of a result. Raises OSError where even that cannot be written."""
+def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any], where: str | None = None) -> None:
+    """Leaves failure.json in place of a result. `where`: file and line of a user's own method, if it was there.
+    Raises OSError where even that cannot be written."""
     write_json(
         run_dir / "failure.json",
         {
@@ -96,6 +97,7 @@ def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any]) -
             "id": run_dir.name,
             "type": type(error).__name__,
             "message": str(error),
+            "where": where,
             "traceback": "".join(traceback.format_exception(error)),
             "config": config,
             "host": socket.gethostname(),
@@ -193,4 +195,5 @@ def _last_line(failure: Any) -> str:
     if not isinstance(failure, dict):
         return json.dumps(failure)
     message = str(failure.get("message", "")).strip().splitlines()
-    return f"{failure.get('type', 'error')}: {message[-1]}" if message else str(failure.get("type", "error"))
+    said = f"{failure.get('type', 'error')}: {message[-1]}" if message else str(failure.get("type", "error"))
+    return f"{failure['where']}: {said}" if failure.get("where") else said

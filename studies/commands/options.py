@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cropr.nearest import nearest
 
-__all__ = ["one_of", "parse_budgets", "parse_sizes", "resolve_device"]
+__all__ = ["give_methods", "one_of", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
 def parse_budgets(text: str) -> list[float]:
@@ -41,6 +41,14 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: torch finds no GPU here; valid: auto, cpu")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def give_methods(sources: Iterable[str] | None) -> None:
+    """Load the user's own methods that a command's records name. Raises ValueError."""
+    from studies.models.given import give
+
+    for source in sources or ():
+        give(source)
 
 
 def one_of(kind: str, name: str, valid: Iterable[str]) -> None:

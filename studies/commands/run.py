@@ -196,6 +196,7 @@ def preflight(configs: list[RunConfig]) -> str:
     """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
     from studies.data.datasets import create_dataset
     from studies.models.backbones import create_backbone, sized_for
+    from studies.models.given import try_out
     from studies.models.reducers import build
 
     first = configs[0]
@@ -210,6 +211,7 @@ def preflight(configs: list[RunConfig]) -> str:
             built = build(vit, parse_one(config.reducer, dense), config.budget)
             with built.model.told(data.test_items([0]).truth if built.model.reads_truth else None):
                 pass  # refused where there are no labels to read
+            try_out(built)
             reachable = True
         except Unreachable as error:
             floors.append(str(error))

@@ -19,6 +19,7 @@ from typing import Any
 from studies.config import RunConfig
 from studies.launch.jobs import Job
 from studies.launch.pending import epochs_done, is_finished, pending, write_configs
+from studies.models.given import approved
 
 __all__ = ["Progress", "follows", "in_torchrun", "run_here"]
 
@@ -90,7 +91,8 @@ def _runs(configs: list[RunConfig], out: Path, workers: int, threads: int, progr
 
 
 def _job(out: Path, kind: Any, configs: list[RunConfig], threads: int) -> Job:
-    return Job(str(out.absolute()), kind, tuple(config.id for config in configs), threads)
+    methods = approved(config.reducer for config in configs)
+    return Job(str(out.absolute()), kind, tuple(config.id for config in configs), threads, methods=methods)
 
 
 def _work(out: Path, work: list[Job], tick: Callable[[], None]) -> None:

@@ -43,16 +43,28 @@ class Job:
     ids: tuple[str, ...]
     num_threads: int | None = None  # of a backbone; None: the CPUs of this job
     gpu: str | None = None  # CUDA_VISIBLE_DEVICES, where nobody else sets it
+    methods: tuple[tuple[str, str], ...] = ()  # (source, digest) of the user's own methods, named in the command
 
     def __call__(self) -> None:
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu  # torch is not imported yet
+        self._load_methods()
         slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
         signals = Signals(slurm)
         claim = _slurm_claim() if slurm else Claim
         failed = [name for name, work in self._work(claim, signals, slurm) if not _done(name, work, signals)]
         if failed:
             raise RunsFailed(", ".join(failed))
+
+    def _load_methods(self) -> None:
+        """A file is loaded from its copy beside the records; one that cannot be stops its own runs only."""
+        if self.methods:
+            from studies.models.given import give
+        for source, digest in self.methods:
+            try:
+                give(str(Path(self.out) / source) if source.endswith(".py") else source, digest)
+            except (ValueError, OSError) as error:
+                print(error, file=sys.stderr)
 
     def checkpoint(self) -> Any:
         """What submitit queues when Slurm stops this job: the same again. Each run continues from its last state."""

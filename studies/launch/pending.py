@@ -7,6 +7,7 @@ from pathlib import Path
 
 from results.records.store import CorruptRecord, read_json, read_lines, read_result, write_json
 from studies.config import RunConfig
+from studies.models.given import keep_copies
 
 __all__ = ["Pending", "epochs_done", "is_finished", "pending", "write_configs"]
 
@@ -46,7 +47,9 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_configs(configs: list[RunConfig], out: Path) -> None:
-    """config.json of each run, where its job reads it. A run that is going on already has the same."""
+    """config.json of each run, where its job reads it, and copies of the user's own methods. A run that is going on
+    already has the same. Raises ValueError where such a method was not given."""
+    keep_copies((config.reducer for config in configs), out)
     for config in configs:
         folder, content = out / "runs" / config.id, config.to_dict()
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from studies.launch.pending import Pending, pending, write_configs
 from studies.launch.profile import Resources
 from studies.launch.progress import going_on, survey
 from studies.launch.submissions import Submission
+from studies.models.given import approved
 
 __all__ = ["Submitted", "arrays", "live_items", "run_there", "script", "submit"]
 
@@ -209,7 +210,13 @@ def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str])
         (folder / "cannot_start.sh").write_text(CANNOT_START)
         try:
             executor = _executor(array, folder, wanted, behind)
-            work = [Job(str(out.absolute()), array.kind, tuple(config.id for config in pack)) for pack in jobs]
+            work = [
+                Job(
+                    str(out.absolute()), array.kind, tuple(config.id for config in pack),
+                    methods=approved(config.reducer for config in pack),
+                )
+                for pack in jobs
+            ]  # fmt: skip
             with redirect_stderr(io.StringIO()):  # sbatch's words come with the error as well
                 ids = [job.job_id for job in executor.submit_array(work)]
         except (FailedJobError, FailedSubmissionError) as error:

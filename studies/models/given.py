@@ -15,13 +15,30 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from cropr.method import Method
 
-__all__ = ["GROUP", "METHODS", "Origin", "approved", "blamed", "declared", "find", "give", "keep_copies", "place_of"]
+if TYPE_CHECKING:
+    from studies.models.reducers import Built
+
+__all__ = [
+    "GROUP",
+    "METHODS",
+    "Origin",
+    "approved",
+    "blamed",
+    "declared",
+    "find",
+    "give",
+    "keep_copies",
+    "place_of",
+    "try_out",
+]
 
 GROUP = "cropr_study.methods"
 METHODS: dict[str, type[Method]] = {}  # those given in this process, by `name#digest`
@@ -171,9 +188,39 @@ def blamed(cls: type[Method]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if origin is None or (line := _last_line_in(error, origin.file)) is None:
+        line = None if origin is None else _last_line_in(error, origin.file)
+        if origin is None or line is None or str(origin.file) in str(error):
             raise
         raise ValueError(f"{origin.file}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def try_out(built: Built) -> None:
+    """Pass two images through a model of a given method. Raises ValueError with file, line and rule: an error, other
+    counts than it declares, values that are no numbers."""
+    origin: Origin | None = built.method.origin
+    if origin is None:
+        return
+    import torch
+
+    from studies.measure.flops import image_size
+
+    model = built.model.eval()
+
+    def look(i: int, reducer: Any, args: Any, tokens: Any) -> None:
+        seen, said = tokens.x.shape[1], model.token_counts()[i][2]
+        where = f"{origin.file}, line {_line(type(reducer))}: {type(reducer).__name__} at block {i}"
+        if seen != said:
+            raise ValueError(f"{where} returns {seen} tokens, and its count_after says {said}")
+        if not tokens.x.isfinite().all():
+            raise ValueError(f"{where} returns values that are no numbers")
+
+    hooks = [r.register_forward_hook(partial(look, int(i))) for i, r in model.reducers.items()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), blamed(type(built.method)):
+            model(torch.randn(2, 3, *image_size(model)))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def place_of(error: BaseException) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from results.records.store import Claim, ClaimedElsewhere, run_status, write_failure
 from studies.config import RunConfig
+from studies.models.given import place_of
 from studies.training.distributed import World
 from studies.training.trainer import Stopped, Trainer
 
@@ -57,7 +58,7 @@ class Held:
             raise
         except Exception as error:
             if self.world.first:
-                write_failure(self.folder, error, config.to_dict())
+                write_failure(self.folder, error, config.to_dict(), place_of(error))
             raise
 
     def run(self, trainer: Trainer) -> list[dict[str, float]]:
