@@ -403,32 +403,33 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-@app.command("new-method")
-def new_method(path: Annotated[Path, typer.Argument(help="The file to write, such as mine.py.")]) -> None:
-    """Write a file with a method that runs as it is, to be changed into your own."""
-    from studies.commands.new_method import write
-
-    with usage_errors():
-        write(path)
-    typer.echo(f"{path}: cropr-study check ./{path}" if "/" not in str(path) else f"{path}: cropr-study check {path}")
-
-
 @app.command()
 def check(
-    reducer: Annotated[str, typer.Argument(help="A file of your own, ./mine.py, or a name, with options.")],
+    method: Annotated[str, typer.Argument(help="A method: a file (./mine.py) or a name, with options.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a method against the rules that every method keeps. Exit code 1 if it breaks one."""
-    from studies.commands.check import passed, run_checks, show_results
+    """Does a method keep the rules that every method must? Exit code 1 if not."""
+    from studies.commands.check import check as examine
+    from studies.commands.check import show
 
     with usage_errors():
-        results = run_checks(reducer, progress=lambda text: typer.echo(text, err=True))
+        results = examine(method)
     if as_json:
         typer.echo(json.dumps([result._asdict() for result in results]))
     else:
-        show_results(results)
-    if not passed(results):
+        show(results)
+    if any(result.state == "failed" for result in results):
         raise typer.Exit(FAILED)
+
+
+@app.command("new-method")
+def new_method(file: Annotated[Path, typer.Argument(help="Where to: NAME.py, the method is called NAME.")]) -> None:
+    """Write a file to begin a method of your own with; it runs as it stands."""
+    from studies.commands.new_method import new_method as write
+
+    with usage_errors():
+        path = write(file)
+    typer.echo(f"{path}; now: cropr-study check {path if path.is_absolute() else f'./{path}'}")
 
 
 @app.command("list")

@@ -78,14 +78,9 @@ class RunConfig:
         for place in ("device", "data_dir"):
             content.pop(place)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        readable = (
-            self.variant.replace("#", "-")
-            .replace(":", "-")
-            .replace(",", "-")
-            .replace("=", "")
-            .replace("@", "-")
-            .replace("/", ".")
-        )
+        readable = self.variant.replace("=", "").replace("/", ".")
+        for mark in "#:,@":
+            readable = readable.replace(mark, "-")
         return f"{readable[:60]}-s{self.seed}-{digest[:8]}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,39 +1,48 @@
-"""`check`: a method against the rules that every method keeps."""
+"""`check`: is it a method? The rules of studies/conformance/ on one method, a user's own or the project's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import sys
 
-from studies.models.methods import parse_one
+from studies.conformance.suite import RULES, Result, run
+from studies.models.methods import ALL, parse_one
 
-if TYPE_CHECKING:
-    from studies.conformance.suite import Result
+__all__ = ["check", "show"]
 
-__all__ = ["passed", "run_checks", "show_results"]
-
-
-def run_checks(reducer: str, progress: Callable[[str], None]) -> list[Result]:
-    """A row for each rule. Raises ValueError for what is no method."""
-    method = parse_one(reducer)
-    from studies.conformance.suite import run
-
-    return run(method, progress)
+STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
 
-def passed(results: list[Result]) -> bool:
-    return all(result.state != "failed" for result in results)
-
-
-def show_results(results: list[Result]) -> None:
-    """A table on stdout."""
+def check(spec: str) -> list[Result]:
+    """What each rule says of the method of `spec`: a name, or a file, with options. Raises ValueError."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("rule", "", "detail"):
-        table.add_column(column)
-    colours = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
-    for result in results:
-        table.add_row(result.rule, result.state, result.detail, style=colours[result.state])
-    Console().print(table, markup=False)
+    if spec == ALL:
+        raise ValueError(f"check takes one method, not {ALL}")
+    method = parse_one(spec)
+    with Console(stderr=True).status("") as status:
+        return run(method, progress=lambda rule: status.update(f"{rule} ({[*RULES].index(rule) + 1} of {len(RULES)})"))
+
+
+def show(results: list[Result]) -> None:
+    """Print a table on a terminal, plain lines elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in Result._fields:
+            table.add_column(column, no_wrap=column != "detail")
+        for result in results:
+            style = STYLES[result.state]
+            table.add_row(result.rule, f"[{style}]{result.state}[/]", escape(shown(result)))
+        Console().print(table)
+    else:
+        width = max(len(result.rule) for result in results)
+        for result in results:
+            print(f"{result.rule:<{width}}  {result.state:<14}  {shown(result)}".rstrip())
+
+
+def shown(result: Result) -> str:
+    """The detail, and behind a failure the rule itself."""
+    return result.detail if result.state != "failed" else f"{result.detail}. Rule: {RULES[result.rule].meaning}"

@@ -1,27 +1,55 @@
-"""`new-method`: a commented file with a method that runs as it is, to be changed into one's own."""
+"""`new-method`: a file to begin with, which is a method as it stands."""
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 
 from studies.models.given import NAME
-from studies.models.methods import builtin
+from studies.models.methods import ALL, builtin
 
-__all__ = ["write"]
+__all__ = ["TEMPLATE", "new_method"]
 
-TEMPLATE = '''"""{label}: the patches of the largest norm stay. (What is new about it; paper; licence.)
+TAKEN = ("Dropper", "NormScore", "OnCroprSchedule", "Tokens")  # names of classes in the file
 
-Try it:   cropr-study check {file}
-          cropr-study run --reducers none,random,{file} --quick
-          cropr-study bench --reducers random,{file}
 
-Letters: B images, P prefix tokens (class, registers), N live patches, D width.
+def new_method(path: Path) -> Path:
+    """Write the file; the method is called as it is. Raises ValueError, OSError."""
+    name = path.stem
+    if path.suffix != ".py":
+        raise ValueError(f"{path} does not end in .py; a method is a file of Python, such as mine.py")
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ValueError(
+            f"{path}: a method is called as its file, and cannot be called {name!r}; valid: small letters, digits and "
+            "_, a letter first"
+        )
+    if name in builtin() or name == ALL:
+        raise ValueError(f"{path}: {name} is one of the project's own names; choose another")
+    class_name = "".join(part.capitalize() for part in name.split("_"))
+    class_name += "Method" if class_name in TAKEN else ""
+    text = TEMPLATE.replace("CLASS", class_name).replace("LABEL", name.replace("_", " ").capitalize())
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text.replace("NAME", name))
+    except FileExistsError:
+        raise ValueError(f"{path} exists, and is not overwritten") from None
+    return path
+
+
+TEMPLATE = '''"""LABEL: patches with the largest norm stay. A method of your own: change what it says, and run
+
+    cropr-study check ./NAME.py
+    cropr-study bench --reducers ./NAME.py,evit,random
+    cropr-study run --reducers ./NAME.py,cropr,random --quick
+
+Letters: B images, P prefix tokens, N live patches, D width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
@@ -30,64 +58,42 @@ from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
 
-class {cls}Score(Dropper):
-    """Says how much each patch is worth; the base class keeps the best `keep` and does with the others what `rest`
-    says. Its arguments must be kept as attributes of the same names, so that a trained model can be saved and loaded.
+class NormScore(Dropper):
+    """Keeps the `keep` patches of the highest score, and does with the others what `rest` says.
+
+    To read queries and keys of the attention: `inside = True` and `taps = ("q", "k")`; they come as `attended`.
+    To read the class token: `class_token = True`, and models without one are refused.
     """
 
-    # inside = True          # sit between attention and MLP of the block, instead of behind it
-    # taps = ("q", "k")      # read queries and keys of that attention (`attended`); only inside a block
-    # class_token = True     # refuse models that have none
-
-    def __init__(self, keep: int, power: float, rest: str = "drop"):
+    # Arguments are attributes of the same names, so that a saved model can be loaded again.
+    def __init__(self, keep: int, power: float = 2.0, rest: str = "drop"):
         super().__init__(keep, rest)
         self.power = power
 
-    def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        """[B, N] the higher the better; `tokens.patches` is [B, N, D]. No image may depend on another."""
-        return tokens.patches.abs().pow(self.power).sum(dim=-1)
-
     def score_macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
-        """Multiply-accumulates of the scores of one image: matrix products only, so nothing here."""
+        """Multiply-accumulates of the score of one image: of matrix products. A norm has none; `patches @ weight` with
+        a weight [D] has num_live * embed_dim."""
         return 0
+
+    def score(self, tokens: Tokens, attended: Attended | None) -> Tensor:
+        """[B, N] the higher the better. Of each image alone: what its neighbours in the batch are must not count."""
+        return torch.linalg.vector_norm(tokens.patches, ord=self.power, dim=-1)  # tokens.patches: [B, N, D]
 
 
 @dataclass(frozen=True, kw_only=True)
-class {cls}(OnCroprSchedule):
-    """The patches of the largest norm stay."""  # the first line is what `list reducers` shows
+class CLASS(OnCroprSchedule):
+    """Patches with the largest norm stay."""
 
-    name = "{name}"  # as it is typed and recorded
-    label = "{label}"  # in tables and figures
-    paper = ""  # arXiv 1234.56789
-    licence = ""  # of the release that its numbers are held against
-    version = 1  # raise it when the method computes something else
-    learns = ""  # in words, if the reducer has weights: then it is not run off the shelf
-    reducer = {cls}Score
+    name = "NAME"  # as it is typed and recorded
+    label = "LABEL"  # in tables and figures
+    # learns = "a scorer, from ..."  # where reducers have weights: what they learn from
+    reducer = NormScore
 
-    # One field for each option, beside those of the schedule and the rest that every dropper has: {name}:power=1
-    power: float = option(2.0, "of the values in the norm", above=0, high=8)
+    # An option: default, meaning, range. It is typed ./NAME.py:power=1, and is self.power here.
+    power: float = option(2.0, "of the norm: 1 sums magnitudes, 2 is the length, more counts the largest", low=1)
 
     def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
-        """The reducer at a block of the timm model `vit`, which keeps `keep` patches."""
-        return {cls}Score(keep, self.power, self.at_reducer)
+        """The reducer behind block `block` of the timm model `vit`, which keeps `keep` patches. How many that is comes
+        with the schedule, and so do the options of the cost (rate, ratio, keeps), `at` and `rest`."""
+        return NormScore(keep, self.power, self.at_reducer)
 '''
-
-
-def write(path: Path) -> Path:
-    """Write the file and return its path. Raises ValueError where it is there, or its name cannot be a method's."""
-    name = path.stem
-    if path.suffix != ".py" or not NAME.fullmatch(name):
-        raise ValueError(f"{path} cannot be a method: valid are small letters, digits and _, and .py, such as mine.py")
-    if name in builtin():
-        raise ValueError(f"{name} is one of the project's own methods; give the file another name")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist")
-    words = name.replace("_", " ").title()
-    shown = str(path) if "/" in str(path) else f"./{path}"
-    text = TEMPLATE.format(name=name, label=words, cls=words.replace(" ", ""), file=shown)
-    try:
-        with open(path, "x") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ValueError(f"{path} is there already, and is not overwritten") from None
-    return path

@@ -1,4 +1,1 @@
-"""The rules that every method keeps, the project's own and a user's: `cropr-study check`, and the project's tests.
-
-May import `studies.models`, `studies.measure` and what lies below them.
-"""
+"""Is it a method? Rules that every one must keep, as a suite for a user's own file and for the tests."""

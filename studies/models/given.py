@@ -80,7 +80,12 @@ def give(source: str, digest: str | None = None) -> type[Method]:
     own = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST]
     if digest is not None and own != digest:
         raise ValueError(f"{file} has changed since it was given: its digest is {own}, not {digest}")
-    module = _loaded(source, file, module_name or f"_given_{file.stem}_{own}", from_file=module_name is None)
+    module = _loaded(
+        source,
+        file,
+        module_name or f"_given_{file.stem}_{hashlib.sha256(bytes(file)).hexdigest()[:4]}_{own}",
+        from_file=module_name is None,
+    )
     found = declared(module)
     if len(found) != 1:
         named = ", ".join(f"{c.__name__} (line {_line(c)})" for c in found) or "none"

@@ -22,7 +22,7 @@ def test_values_outside_the_declared_range_are_refused(name, option):
                 cls.parse({option: text}, dense)
             assert all(part in str(error.value) for part in (name, option, repr(text), declared.valid)), text
         tried += 1
-    assert tried >= 1
+    assert tried >= 1 or declared.kinds == (str,)  # names of another method: see the next test
 
 
 @named
