@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from cropr.method import Training
 from cropr.objective import CrossEntropy, Objective, Term
 from studies.config import Recipe, RunConfig
 from studies.data.scenes import Scenes
-from studies.models.reducers import build, make_objective
-from studies.reducer_specs import parse
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 from studies.runs.run import execute
 from studies.tasks.classification import criterion
 from studies.training.distributed import ALONE, join
@@ -53,11 +54,11 @@ def trainer(case, folder, world, accumulate=1):
         img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10,
         drop_path_rate=0.2 if case == "dynamicvit" else 0.0,
     )  # fmt: skip
-    (spec,) = parse({"labels": "none", "idle": "cropr"}.get(case, case))
-    built = build(vit, spec, None if spec.name == "none" else 0.7)
+    method = parse_one({"labels": "none", "idle": "cropr"}.get(case, case))
+    built = build(vit, method, 0.7 if method.takes_budget else None)
     data = SomeLabels() if case == "labels" else Scenes()
     objective = {"labels": Labels(), "idle": Objective(criterion())}.get(case)
-    objective = objective or make_objective(spec, built, criterion(), lambda: vit)
+    objective = objective or built.method.objective(Training(built.model, criterion(), lambda: vit))
     recipe = Recipe(**{**vars(RECIPE), "accumulate": accumulate})
     return Trainer(built.model, objective, data, recipe, folder, world=world)
 

@@ -238,7 +238,7 @@ def evit_reference(model, image):
             fused = sum(score[n] * x[1 + n] for n in order[keep:])
             live = [live[n] for n in order[:keep]]
             chosen = [x[0], *(x[1 + n] for n in order[:keep])]
-            if reducer.fuse:
+            if reducer.rest == "fuse":
                 live, chosen = [*live, -1], [*chosen, fused]
             x = torch.stack(chosen)
         x = feed(block, x)

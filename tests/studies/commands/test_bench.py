@@ -11,7 +11,7 @@ from results.records.store import load_records
 from studies.commands.bench import lines
 from studies.measure.bench import bench, variants_of
 from studies.models.backbones import create_backbone
-from studies.reducer_specs import parse
+from studies.models.methods import parse
 
 ARGS = ("bench", "--backbone", "scenes_vit", "--reducers", "random,cropr", "--rounds", 2, "--img-sizes", "32,48")
 
@@ -34,7 +34,7 @@ def test_figures_follow_from_samples_and_macs(record):
         else:
             expected = np.percentile(samples["random@0.6"] / own, [50, 5, 95])
             assert [row["ratio_to_random"][key] for key in ("median", "p5", "p95")] == pytest.approx(expected)
-    named = ("random", "cropr", "random:llf=true", "tome", "evit")
+    named = ("random", "cropr", "random:rest=llf", "tome", "evit")
     assert [row["variant"] for row in record["unreachable"]] == [f"{name}@0.01" for name in named]
 
 

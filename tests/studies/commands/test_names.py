@@ -5,12 +5,12 @@ import json
 
 import pytest
 from command_line import study
+from studies.reducer_options import MEANINGS
+from studies.reducer_specs import METHODS
 
 from baselines import dynamicvit, evit, tome
 from cropr.cropr import CroprModule, CroprObjective
 from cropr.vit import ReducedViT
-from studies.reducer_options import MEANINGS
-from studies.reducer_specs import METHODS
 
 
 def test_every_option_has_a_meaning():

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import place
 from torch import nn
 
-from baselines import tome
-from cropr import cropr
 from cropr.vit import ReducedViT
 from results.records.frames import speed_frame
 from results.records.store import Records
@@ -19,7 +18,7 @@ from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
 from studies.measure.throughput import check_record, compiling, flag_speedup, measure, round_orders
 
-SETTING = dict(img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
+SETTING = dict(dense="none", img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
 
 
 def tiny_vit():
@@ -28,12 +27,9 @@ def tiny_vit():
 
 def variants():
     models = {"none": ReducedViT(tiny_vit())}
-    for name, place in (
-        ("cropr@0.7", lambda vit: cropr.place(vit, 16, rate=4)),
-        ("tome@0.7", lambda vit: tome.place(vit, 16, r=4)),
-    ):
+    for name, options in (("cropr", {"rate": 4}), ("tome", {"r": 4})):
         vit = tiny_vit()
-        models[name] = ReducedViT(vit, place(vit)).fold()
+        models[f"{name}@0.7"] = ReducedViT(vit, place(name, vit, 16, **options)).fold()
     return models
 
 

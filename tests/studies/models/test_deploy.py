@@ -5,9 +5,8 @@ import json
 import pytest
 import timm
 import torch
+from tiny_models import place
 
-from baselines import dynamicvit, evit, random_pruning, tome
-from cropr import cropr
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from studies.models import deploy
@@ -15,16 +14,26 @@ from studies.models.backbones import create_backbone
 
 METHODS = {
     "none": lambda vit, n: {},
-    "random": lambda vit, n: random_pruning.place(vit, n, ratio=0.8, seed=3),
-    "cropr": lambda vit, n: cropr.place(vit, n, rate=6),
-    "cropr-all": lambda vit, n: cropr.place(
-        vit, n, rate=6, queries=4, heads=3, q_proj=True, k_proj=True, v_proj=True, pre_norm=True, select="sample"
+    "random": lambda vit, n: place("random", vit, n, ratio=0.8, seed=3),
+    "cropr": lambda vit, n: place("cropr", vit, n, rate=6),
+    "cropr-all": lambda vit, n: place(
+        "cropr",
+        vit,
+        n,
+        rate=6,
+        queries=4,
+        heads=3,
+        q_proj=True,
+        k_proj=True,
+        v_proj=True,
+        pre_norm=True,
+        select="sample",
     ),
-    "tome": lambda vit, n: tome.place(vit, n, r=6),
-    "tome-plain": lambda vit, n: tome.place(vit, n, r=5.5, proportional=False),
-    "evit": lambda vit, n: evit.place(vit, n, keep=0.7),
-    "evit-drop": lambda vit, n: evit.place(vit, n, keep=1 / 3, fuse=False),
-    "dynamicvit": lambda vit, n: dynamicvit.place(vit, n, ratio=0.6),
+    "tome": lambda vit, n: place("tome", vit, n, r=6),
+    "tome-plain": lambda vit, n: place("tome", vit, n, r=5.5, proportional=False),
+    "evit": lambda vit, n: place("evit", vit, n, keep=0.7),
+    "evit-drop": lambda vit, n: place("evit", vit, n, keep=1 / 3, rest="drop"),
+    "dynamicvit": lambda vit, n: place("dynamicvit", vit, n, ratio=0.6),
 }
 
 
@@ -72,7 +81,7 @@ def test_timm_models_with_other_options_than_their_own(tmp_path, name):
 def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
     torch.manual_seed(0)
     vit = create_backbone("scenes_eva", pretrained=False)
-    model = ReducedViT(vit, cropr.place(vit, 64, rate=6, llf=True), llf=True).to(torch.bfloat16).eval()
+    model = ReducedViT(vit, place("cropr", vit, 64, rate=6, rest="llf"), llf=True).to(torch.bfloat16).eval()
     config = timm.data.resolve_model_data_config(vit)
     deploy.save(model, tmp_path / "m", backbone="scenes_eva", data_config=config)
     loaded = deploy.load(tmp_path / "m.safetensors")
@@ -84,7 +93,7 @@ def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
 
 def test_dynamic_image_size_is_kept(tmp_path):
     vit = create_backbone("scenes_vit", pretrained=False, dynamic_img_size=True)
-    model = ReducedViT(vit, tome.place(vit, 12 * 8, r=4), img_size=(48, 32)).eval()
+    model = ReducedViT(vit, place("tome", vit, 12 * 8, r=4), img_size=(48, 32)).eval()
     deploy.save(model, tmp_path / "m", backbone="scenes_vit", data_config=None)
     x = torch.randn(2, 3, 48, 32)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Names, options and budgets of the reducers."""
 
 import pytest
+from studies.reducer_specs import METHODS, parse
 from timm.models.vision_transformer import VisionTransformer
 
 from cropr.cropr import scales
@@ -8,7 +9,6 @@ from cropr.macs import dense_macs
 from cropr.schedule import solve
 from studies.models.backbones import create_backbone
 from studies.models.reducers import Unreachable, build
-from studies.reducer_specs import METHODS, parse
 
 
 def tiny(**options):

@@ -11,7 +11,7 @@ from results.pages.report import build
 from studies.config import Recipe
 from studies.data.scenes import Scenes
 from studies.models.backbones import create_backbone
-from studies.reducer_specs import parse
+from studies.models.methods import parse
 from studies.runs.run import execute
 from studies.study import plan
 

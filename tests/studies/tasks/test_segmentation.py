@@ -12,6 +12,7 @@ from tiny_models import images, tiny
 from cropr.dense import FUSIONS, DenseViT
 from cropr.dense_objective import CroprDenseObjective, DenseObjective
 from cropr.macs import count
+from cropr.method import Training
 from cropr.objective import weighted_loss
 from results.figures.pictures import Row, draw_rows
 from results.records.frames import METRIC
@@ -23,8 +24,8 @@ from studies.data.datasets import create_dataset
 from studies.measure.flops import check_macs
 from studies.models import deploy
 from studies.models.backbones import create_backbone, sized_for
-from studies.models.reducers import build, make_objective
-from studies.reducer_specs import parse
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 from studies.show import pixel_maps, trace
 from studies.study import STUDIES
 from studies.tasks import TASKS, load_task
@@ -67,7 +68,7 @@ def test_scenes_for_segmentation():
 @pytest.mark.parametrize("name", ALL)
 def test_every_reducer_meets_the_budgets_of_the_study(name, budget):
     assert f"{budget:g}" in segmentation.BUDGETS
-    built = build(small(), parse(name)[0], budget, dense=True)
+    built = build(small(), parse_one(name, dense=True), budget)
     assert built.reached == pytest.approx(budget, abs=0.01)
     assert built.model.fusion == ("unmerge" if name == "tome" else "llf")
     counts = check_macs(built.model.eval())
@@ -78,8 +79,8 @@ def test_every_reducer_meets_the_budgets_of_the_study(name, budget):
 
 def test_cropr_and_random_share_one_schedule_under_every_fusion():
     for mode in FUSIONS:
-        specs = [parse(f"{name}:fusion={mode}")[0] for name in ("cropr", "random")]
-        counts = [build(small(), spec, 0.65, dense=True).model.token_counts() for spec in specs]
+        specs = [parse_one(f"{name}:fusion={mode}", dense=True) for name in ("cropr", "random")]
+        counts = [build(small(), spec, 0.65).model.token_counts() for spec in specs]
         assert counts[0] == counts[1]
         assert (counts[0][-1][0] == 65) == (mode in ("llf", "mask"))
 
@@ -88,28 +89,27 @@ def test_cropr_and_random_share_one_schedule_under_every_fusion():
     ("text", "dense", "message"),
     [
         ("cropr:fusion=concat", False, "is for dense tasks"),
-        ("cropr:fusion=lff", True, "unknown fusion 'lff'"),
-        ("random:fusion=none,llf=true", True, "two things"),
+        ("cropr:fusion=lff", True, "rest cannot be 'lff'; did you mean llf; valid: drop"),
+        ("random:fusion=none,llf=true", True, "drop and llf of the same patches; give only rest="),
         ("cropr:queries=3", True, r"one query for each patch \(64\), not 3"),
-        ("evit:fuse=true", True, "use fuse=false"),
+        ("evit:fuse=true", True, "a fused token stands for no place; valid here: drop, squeeze, llf"),
     ],
 )
 def test_what_does_not_go_together_is_refused(text, dense, message):
     with pytest.raises(ValueError, match=message):
-        build(small(), parse(text)[0], 0.65, dense=dense)
+        build(small(), parse_one(text, dense), 0.65)
 
 
 def test_llf_is_a_fusion():
-    assert build(small(), parse("cropr:fusion=llf")[0], 0.65).model.llf
-    assert not build(small(), parse("cropr")[0], 0.65).model.llf
-    assert build(small(), parse("cropr:llf=false")[0], 0.65, dense=True).model.fusion == "none"
+    assert build(small(), parse_one("cropr:fusion=llf"), 0.65).model.llf
+    assert not build(small(), parse_one("cropr"), 0.65).model.llf
+    assert build(small(), parse_one("cropr:llf=false", dense=True), 0.65).model.fusion == "none"
 
 
 def objective_of(text, epochs=None, vit=None, budget=0.65):
     vit = vit or small()
-    (spec,) = parse(text)
-    built = build(vit, spec, budget, dense=True)
-    return built.model, make_objective(spec, built, criterion(), lambda: small(), epochs)
+    built = build(vit, parse_one(text, dense=True), budget)
+    return built.model, built.method.objective(Training(built.model, criterion(), lambda: small(), epochs))
 
 
 def test_the_curriculum_reaches_the_rate_of_the_budget():
@@ -132,9 +132,7 @@ def test_the_curriculum_reaches_the_rate_of_the_budget():
     assert objective_of("cropr:curriculum=false", epochs=7)[1].curriculum is None
     assert type(objective_of("random", epochs=7)[1]) is DenseObjective
     with pytest.raises(ValueError, match="dense tasks"):
-        vit = small()
-        spec = parse("cropr:curriculum=true")[0]
-        make_objective(spec, build(vit, spec, 0.65), criterion(), None, 3)
+        parse_one("cropr:curriculum=true")
 
 
 @pytest.mark.parametrize("text", ["none", "tome", "evit", "random", "cropr", "evit:fusion=logits"])
@@ -251,7 +249,7 @@ def test_the_trainer_sets_the_rates_of_each_epoch(tmp_path):
 @pytest.mark.parametrize("text", ["none", *ALL, *(f"cropr:fusion={mode}" for mode in FUSIONS)])
 def test_saved_models_say_the_same(tmp_path, text):
     vit = create_backbone("scenes_vit", num_classes=11, pretrained=False)
-    model = build(vit, parse(text)[0], None if text == "none" else 0.65, dense=True).model.eval()
+    model = build(vit, parse_one(text, dense=True), None if text == "none" else 0.65).model.eval()
     deploy.save(model, tmp_path / "model", backbone="scenes_vit", data_config=None)
     loaded, x = deploy.load(tmp_path / "model"), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -273,7 +271,7 @@ def test_show_draws_masks_kept_patches_and_errors():
     colours = {tuple(pixel_maps(np.full((1, 1), c), np.full((1, 1), c))[0][0][1][0, 0].round(2)) for c in range(11)}
     assert len(colours) == 11
     for text in ("cropr", "cropr:fusion=concat", "tome"):
-        model = build(small(), parse(text)[0], 0.65, dense=True).model.eval()
+        model = build(small(), parse_one(text, dense=True), 0.65).model.eval()
         found = trace(model, batch.images)
         assert found.logits.shape == (2, 11, 32, 32)
         behind = [after - 1 for _, _, after in model.token_counts()]
@@ -294,6 +292,6 @@ def test_the_published_recipe():
 def test_rope_backbones_are_reduced_too():
     vit = tiny("eva_swiglu")
     for name in ALL:
-        model = build(vit, parse(name)[0], 0.75, dense=True).model.eval()
+        model = build(vit, parse_one(name, dense=True), 0.75).model.eval()
         with torch.no_grad():
             assert model(images()).shape == (3, 7, 48, 48)

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cropr.method import Training
 from studies.catalogue.pareto import FINETUNE
 from studies.data.scenes import Scenes
 from studies.models.backbones import create_backbone
-from studies.models.reducers import build, make_objective
-from studies.reducer_specs import parse
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 from studies.tasks.classification import criterion
 from studies.training.trainer import Trainer
 
@@ -65,9 +66,10 @@ def main(reducer):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     vit = create_backbone("scenes_vit", pretrained=False)
-    (spec,) = parse(reducer)
-    built = build(vit, spec, None if reducer == "none" else 0.5)
-    objective = make_objective(spec, built, criterion(), lambda: create_backbone("scenes_vit", pretrained=False))
+    method = parse_one(reducer)
+    built = build(vit, method, 0.5 if method.takes_budget else None)
+    teacher = lambda: create_backbone("scenes_vit", pretrained=False)  # noqa: E731
+    objective = built.method.objective(Training(built.model, criterion(), teacher))
     with tempfile.TemporaryDirectory() as folder:
         run = Timed(built.model, objective, Scenes(), FINETUNE, Path(folder))
         run.model.train()

@@ -12,13 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective
+from cropr.method import Training
 from cropr.objective import CrossEntropy, Objective, Term, weighted_loss
 from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
 from studies.data import Batch
 from studies.data.scenes import Scenes
-from studies.models.reducers import build, make_objective
-from studies.reducer_specs import parse
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 from studies.runs.provenance import weight_digest
 from studies.tasks.classification import criterion
 from studies.training.rates import learning_rate, parameter_groups
@@ -30,9 +31,9 @@ RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an ep
 def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
-    (spec,) = parse(reducer)
-    built = build(vit, spec, None if spec.name == "none" or spec.is_native else 0.7)
-    objective = make_objective(spec, built, criterion(), lambda: vit)
+    method = parse_one(reducer)
+    built = build(vit, method, 0.7 if method.takes_budget else None)
+    objective = built.method.objective(Training(built.model, criterion(), lambda: vit))
     folder.mkdir(exist_ok=True)
     return Trainer(built.model, objective, data or Scenes(), recipe, folder, evaluate=evaluate)
 
@@ -325,7 +326,7 @@ def test_layer_decay_reaches_the_embedding_and_spares_the_reducers(tmp_path):
 
 def config(**changes):
     values = dict(
-        study="pareto", task="classification", dataset="scenes", backbone="scenes_vit", reducer="cropr:llf=true",
+        study="pareto", task="classification", dataset="scenes", backbone="scenes_vit", reducer="cropr:rest=llf",
         method_version=1, budget=0.5, seed=0, recipe=RECIPE,
     )  # fmt: skip
     return RunConfig(**(values | changes))
