@@ -2,49 +2,89 @@
 
 import inspect
 import json
+import subprocess
+import sys
 
 import pytest
-from command_line import study
-from studies.reducer_options import MEANINGS
-from studies.reducer_specs import METHODS
+from command_line import ROOT, study
 
-from baselines import dynamicvit, evit, tome
+from baselines.dynamicvit import DynamicViTObjective
+from baselines.evit import EViT, EViTObjective
+from baselines.tome import ToMe
 from cropr.cropr import CroprModule, CroprObjective
-from cropr.vit import ReducedViT
+from studies.commands.names import described, names
+from studies.models.methods import builtin
 
 
-def test_every_option_has_a_meaning():
-    assert {name: set(options) for name, options in MEANINGS.items()} == {
-        name: set(method.options) for name, method in METHODS.items()
-    }
+def test_every_method_and_option_is_explained():
+    assert list(names("reducers")) == list(builtin())
+    for name, cls in builtin().items():
+        assert cls.summary() and cls.label and cls.version >= 1, name
+        for key, option in cls.options().items():
+            assert len(option.meaning) > 10 and option.shown and option.valid, (name, key)
+            assert option.name == key and option.kinds, (name, key)
 
 
 @pytest.mark.parametrize(
-    "name, functions, min_found",
+    ("name", "functions", "expected"),
     [
-        ("cropr", [CroprModule.__init__, CroprObjective.__init__, ReducedViT.__init__], 12),
-        ("tome", [tome.place], 1),
-        ("evit", [evit.place, evit.EViTObjective.__init__, ReducedViT.__init__], 4),
-        ("dynamicvit", [dynamicvit.DynamicViTObjective.__init__, ReducedViT.__init__], 5),
-        ("random", [ReducedViT.__init__], 1),
+        ("cropr", [CroprModule.__init__, CroprObjective.__init__], 12),
+        ("tome", [ToMe.__init__], 1),
+        ("evit", [EViT.__init__, EViTObjective.__init__], 3),
+        ("dynamicvit", [DynamicViTObjective.__init__], 4),
     ],
 )
-def test_defaults_are_those_of_the_code(name, functions, min_found):
+def test_defaults_are_those_of_the_code(name, functions, expected):
+    """A class that is used by itself does what its method does."""
     found = 0
     for function in functions:
-        for option, parameter in inspect.signature(function).parameters.items():
-            if option in MEANINGS[name] and parameter.default not in (inspect.Parameter.empty, None):
-                assert MEANINGS[name][option][0] == parameter.default, option
+        for key, parameter in inspect.signature(function).parameters.items():
+            option = builtin()[name].options().get(key)
+            if option is not None and parameter.default is not inspect.Parameter.empty:
+                if option.default is not None:
+                    assert option.default == parameter.default, key
+                else:
+                    assert option.shown.startswith(str(parameter.default)), key
                 found += 1
-    assert found >= min_found
+    assert found >= expected
+
+
+@pytest.mark.parametrize("name", builtin())
+def test_what_is_listed_is_what_is_declared(name):
+    """The document has the default of each task; an option that a method gains is listed by itself."""
+    cls = builtin()[name]
+    entry = described(cls)
+    assert json.loads(json.dumps(entry)) == entry and entry["options"].keys() == cls.options().keys()
+    for key, listed in entry["options"].items():
+        option = cls.options()[key]
+        assert (listed["meaning"], listed["type"], listed["choices"]) == (
+            option.meaning, option.valid, list(option.choices),
+        )  # fmt: skip
+        for dense, shown in ((False, listed["default"]), (True, listed["dense_default"])):
+            default = getattr(cls(dense=dense), key)
+            assert shown == (option.shown if default is None else default), (key, dense)
+        assert listed["sets_cost"] == option.sets_cost
+    assert entry["needs"] == (["a class token"] if name == "evit" else [])
+    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit"))
 
 
 def test_lists_are_one_json_document_or_lines():
     reducers = json.loads(study("list", "reducers", "--json").stdout)
-    assert reducers["evit"]["options"]["fuse"]["default"] is True and reducers["none"]["options"] == {}
+    assert reducers["evit"]["options"]["rest"]["default"] == "fuse" and reducers["none"]["options"] == {}
+    assert reducers["evit"]["options"]["rest"]["dense_default"] == "llf"
     text = study("list", "reducers").stdout
-    assert all(name in text for name in METHODS) and MEANINGS["cropr"]["queries"][1] in text
+    assert all(name in text for name in builtin())
+    assert builtin()["cropr"].options()["queries"].meaning in text
     assert json.loads(study("list", "backbones", "--json").stdout)["scenes_vit"]["depth"] == 6
+
+
+def test_names_are_known_before_anything_heavy_is():
+    code = (
+        "import sys; from studies.models.methods import parse; parse('all,cropr:rest=llf'); "
+        "print('timm' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "False"
 
 
 def test_backbones_of_timm_by_pattern():

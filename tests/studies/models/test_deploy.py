@@ -29,6 +29,9 @@ METHODS = {
         pre_norm=True,
         select="sample",
     ),
+    "cropr-fuse": lambda vit, n: place("cropr", vit, n, rate=6, rest="fuse", pre_norm=True),
+    "cropr-squeeze": lambda vit, n: place("cropr", vit, n, rate=6, rest="squeeze"),
+    "random-squeeze": lambda vit, n: place("random", vit, n, rate=6, rest="squeeze"),
     "tome": lambda vit, n: place("tome", vit, n, r=6),
     "tome-plain": lambda vit, n: place("tome", vit, n, r=5.5, proportional=False),
     "evit": lambda vit, n: place("evit", vit, n, keep=0.7),
@@ -131,7 +134,7 @@ def test_an_unknown_reducer_is_not_saved(tmp_path):
             return num_live
 
     vit = create_backbone("scenes_vit", pretrained=False)
-    with pytest.raises(ValueError, match="cannot save Own; valid: LinearScore"):
+    with pytest.raises(ValueError, match="cannot save Own, which is in no method's file; valid: .*LinearScore"):
         deploy.save(ReducedViT(vit, {0: Own()}), tmp_path / "m", backbone="scenes_vit", data_config=None)
 
 
@@ -170,10 +173,15 @@ def test_weights_of_another_model(saved):
     ("change", "message"),
     [
         ({"format": "x"}, "format 'x' found"),
+        ({"format": "cropr-study model 1"}, "format 'cropr-study model 1' found"),
         ({"backbone": "scenes_eva"}, "does not describe its weights"),
         ({"backbone": "scenes_vti"}, "did you mean"),
-        ({"reducers": [{"block": 1, "kind": "Foo"}]}, "unknown reducer 'Foo'"),
-        ({"reducers": [{"block": 1, "kind": "ToMe"}]}, "does not describe"),
+        ({"reducers": [{"block": 1, "kind": "Foo", "method": "evit"}]}, "unknown reducer 'Foo' .*valid: EViT"),
+        ({"reducers": [{"block": 1, "kind": "ToMe", "method": "evit"}]}, "unknown reducer 'ToMe' .*valid: EViT"),
+        ({"reducers": [{"block": 1, "kind": "EViT", "method": "evti"}]}, "unknown method 'evti'; did you mean evit"),
+        ({"reducers": [{"block": 1, "kind": "EViT", "method": "own#1234"}]}, "give it, --method"),
+        ({"reducers": [{"block": 1, "kind": "EViT"}]}, "does not describe"),
+        ({"reducers": [{"block": 1, "kind": "ToMe", "method": "tome"}]}, "does not describe"),
         ({"dtype": "float99"}, "does not describe"),
     ],
 )

@@ -89,7 +89,7 @@ def test_cropr_and_random_share_one_schedule_under_every_fusion():
     ("text", "dense", "message"),
     [
         ("cropr:fusion=concat", False, "is for dense tasks"),
-        ("cropr:fusion=lff", True, "rest cannot be 'lff'; did you mean llf; valid: drop"),
+        ("cropr:fusion=lff", True, "rest cannot be 'lff'; did you mean llf\\? valid: drop"),
         ("random:fusion=none,llf=true", True, "drop and llf of the same patches; give only rest="),
         ("cropr:queries=3", True, r"one query for each patch \(64\), not 3"),
         ("evit:fuse=true", True, "a fused token stands for no place; valid here: drop, squeeze, llf"),
