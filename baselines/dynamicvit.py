@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import Dropping
-from cropr.method import Training
+from cropr.method import Training, renamed
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.option import option
 from cropr.reducer import Dropper
@@ -243,7 +243,7 @@ class DynamicViTMethod(Dropping):
     @classmethod
     def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
         """`policy=` was the older name of `attention=`."""
-        return super().respell({("attention" if k == "policy" else k): v for k, v in given.items()}, dense)
+        return super().respell(renamed(cls.name, given, policy="attention"), dense)
 
     def check(self) -> None:
         super().check()

@@ -41,6 +41,7 @@ class LinearScore(Dropper):
         self, keep: int, embed_dim: int, norm_eps: float | None = None, select: str = "top", rest: str = "drop"
     ):
         super().__init__(keep, rest)
+        check_selection(select)
         self.embed_dim, self.norm_eps, self.select = embed_dim, norm_eps, select
         self.register_buffer("weight", torch.zeros(embed_dim))  # [D]
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, norm_eps)
@@ -57,6 +58,12 @@ class LinearScore(Dropper):
 
     def fusion_weight(self, scores: Tensor, kept: Tensor) -> Tensor:
         return softmax_of_dropped(scores * self.embed_dim**-0.5, kept)  # scaled, as the aggregator does
+
+
+def check_selection(select: str) -> None:
+    """Raise ValueError for one that there is not."""
+    if select not in SELECTIONS:
+        raise ValueError(f"unknown selection {select!r}; valid: {', '.join(SELECTIONS)}")
 
 
 def linear_score(tokens: Tokens, weight: Tensor, norm: nn.Module, how: str) -> Tensor:

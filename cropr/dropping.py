@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from cropr.method import Method, Training
+from cropr.method import Method, Training, renamed
 from cropr.option import option
 from cropr.schedule import Scale, constant, geometric, staged, stages
 
@@ -79,7 +79,7 @@ class Dropping(Method):
     @classmethod
     def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
         """`llf=`, `fusion=` and `fuse=` said what `rest=` says, and `blocks=` is `at=`."""
-        new = {("at" if key == "blocks" else key): value for key, value in given.items()}
+        new = renamed(cls.name, given, blocks="at")
         old = {key: new.pop(key) for key in ("llf", "fusion", "fuse") if key in new}
         if not old:
             return new
@@ -87,14 +87,18 @@ class Dropping(Method):
             if old[key].lower() not in ("true", "false"):
                 raise ValueError(f"{cls.name}: option {key} cannot be {old[key]!r}; valid: true, false; see rest=")
         said = {"drop" if old["fusion"] == "none" else old["fusion"]} if "fusion" in old else set()
-        said |= {key if key == "llf" else "fuse" for key in ("llf", "fuse") if old.get(key, "").lower() == "true"}
-        if not said and not (dense and "llf" not in old):  # not fused in a dense task: as any other method there
-            said = {"drop"}
+        said |= {"llf" if old["llf"].lower() == "true" else "drop"} if "llf" in old else set()
+        fuse = old.get("fuse", "").lower()
+        if fuse == "true":  # that nothing comes back later does not contradict it
+            said = said - {"drop"} | {"fuse"}
+        elif not said:  # not fused in a dense task: as any other method there
+            said = {"llf" if dense else "drop"}
+        elif said == {"drop"} and not (fuse or dense or "rest" in new):  # nothing comes back: the method as it is
+            said = {cls.options()["rest"].default}
         said |= {new["rest"]} if "rest" in new else set()
         if len(said) > 1:
             raise ValueError(f"{cls.name}: {' and '.join(sorted(said))} of the same patches; give only rest=")
-        own = cls.options()["rest"].default_for(dense)
-        return new | {"rest": said.pop() if said else "llf" if dense else own}
+        return new | {"rest": said.pop()}
 
     def check(self) -> None:
         valid = IN_PIXELS if self.dense else IN_IMAGES

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cropr.schedule import Scale
     from cropr.vit import ReducedViT
 
-__all__ = ["Method", "Training"]
+__all__ = ["Method", "Training", "renamed"]
 
 Role = Literal["dense", "random", "control", "method"]
 
@@ -194,3 +194,11 @@ class Method:
     def training_cost(self, budget: float | None) -> float:
         """Of a step, in steps of the dense model: a guess that orders runs, longest first."""
         return budget or 1.0
+
+
+def renamed(name: str, given: Mapping[str, str], **names: str) -> dict[str, str]:
+    """`given` with older names of options replaced, for the method `name`. Raises ValueError where both are given."""
+    for old, new in names.items():
+        if old in given and new in given:
+            raise ValueError(f"{name}: {old}= is the older name of {new}=; give only {new}=")
+    return {names.get(key, key): value for key, value in given.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from placing import place_cropr, place_dynamicvit, place_evit, place_random, place_tome
 from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
@@ -19,6 +18,7 @@ from baselines.tome import ToMe
 from cropr.cropr import CroprModule
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
+from studies.models.methods import builtin
 
 NUM_PATCHES, DEPTH, HEADS, WIDTH = 36, 5, 4, 32
 SMALL = {"img_size": 48, "patch_size": 8, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": 7}
@@ -88,6 +88,11 @@ def images(batch: int = 3, size: int = 48) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
+def place(name: str, vit: nn.Module, num_patches: int, **options: Any) -> dict[int, Reducer]:
+    """The reducers of a method of the project with these options, by block."""
+    return dict(builtin()[name](**options).place(vit, num_patches))
+
+
 METHODS = ("cropr", "random", "tome", "evit", "evit_fused", "dynamicvit")
 DROPPERS = ("cropr", "random", "evit", "dynamicvit")
 
@@ -96,18 +101,17 @@ def reducers(method: str, vit: nn.Module, llf: bool = False) -> dict[int, Reduce
     """The method as it is published, on a tiny model."""
     torch.manual_seed(1)
     if method in ("cropr", "random"):
-        place = place_cropr if method == "cropr" else place_random
-        return place(vit, NUM_PATCHES, rate=5, llf=llf)
+        return place(method, vit, NUM_PATCHES, rate=5, rest="llf" if llf else "drop")
     if method == "tome":
-        return place_tome(vit, NUM_PATCHES, r=5)
+        return place("tome", vit, NUM_PATCHES, r=5)
     if method == "dynamicvit":
-        found = place_dynamicvit(vit, NUM_PATCHES, ratio=0.7)
+        found = place("dynamicvit", vit, NUM_PATCHES, ratio=0.7)
         for reducer in found.values():
             for parameter in reducer.parameters():
                 nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
             nn.init.ones_(reducer.predictor.in_norm.weight)
         return found
-    return place_evit(vit, NUM_PATCHES, keep=0.7, rest="fuse" if method == "evit_fused" else "drop")
+    return place("evit", vit, NUM_PATCHES, keep=0.7, rest="fuse" if method == "evit_fused" else "drop")
 
 
 def idle(method: str, llf: bool = False) -> dict[int, Reducer]:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-from placing import objective_of
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from cropr.method import Training
 from cropr.objective import CrossEntropy, Objective, Term
 from studies.config import Recipe, RunConfig
 from studies.data.scenes import Scenes
@@ -54,11 +54,11 @@ def trainer(case, folder, world, accumulate=1):
         img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10,
         drop_path_rate=0.2 if case == "dynamicvit" else 0.0,
     )  # fmt: skip
-    spec = parse_one({"labels": "none", "idle": "cropr"}.get(case, case))
-    built = build(vit, spec, 0.7)
+    method = parse_one({"labels": "none", "idle": "cropr"}.get(case, case))
+    built = build(vit, method, 0.7 if method.takes_budget else None)
     data = SomeLabels() if case == "labels" else Scenes()
     objective = {"labels": Labels(), "idle": Objective(criterion())}.get(case)
-    objective = objective or objective_of(built, criterion(), lambda: vit)
+    objective = objective or built.method.objective(Training(built.model, criterion(), lambda: vit))
     recipe = Recipe(**{**vars(RECIPE), "accumulate": accumulate})
     return Trainer(built.model, objective, data, recipe, folder, world=world)
 

@@ -27,12 +27,13 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
     from studies.config import RunConfig
     from studies.data.datasets import DATASETS, create_dataset
     from studies.models.deploy import info, load
+    from studies.models.methods import reference
     from studies.tasks import load_task
 
     one_of("data set", dataset, DATASETS)
     saved, where = info(model), resolve_device(device)
     name = "segmentation" if saved.get("fusion") else "classification"
-    config = RunConfig("", name, dataset, saved["backbone"], "none", 1, None, 0, None, data_dir=data)
+    config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)
     items, reduced, task = create_dataset(config), load(model), load_task(name)
     scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where)
     return scores.metrics | {"num_items": len(scores.predictions["item"])}

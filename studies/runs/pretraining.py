@@ -20,6 +20,7 @@ from results.records.store import SCHEMA, ClaimedElsewhere, last_error, write_by
 from studies.config import RunConfig
 from studies.data.datasets import create_dataset
 from studies.models.backbones import create_backbone, sized_for
+from studies.models.methods import reference
 from studies.runs.holding import HERE, Held, Host
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.tasks import TASKS, load_task
@@ -96,7 +97,7 @@ def _train_backbone(config: RunConfig, held: Held) -> None:
     started, data = now(), create_dataset(config)
     assert recipe is not None
     vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
-    write_json(folder / "config.json", replace(config, recipe=recipe, reducer="none", budget=None).to_dict())
+    write_json(folder / "config.json", replace(config, recipe=recipe, reducer=reference().name, budget=None).to_dict())
     task = load_task(config.task)
     objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)
     model = DenseViT(vit) if TASKS[config.task].dense else ReducedViT(vit)

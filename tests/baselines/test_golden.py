@@ -21,7 +21,7 @@ from golden_numbers import (
     scatter,
     tensors,
 )
-from placing import place_dynamicvit, place_evit, place_tome
+from tiny_models import place
 from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective, distillation_loss, ratio_loss, token_loss
@@ -35,7 +35,7 @@ from cropr.tokens import take
 from cropr.vit import ReducedViT
 
 TOME, EVIT, DYNAMIC = numbers("tome/cases"), numbers("evit/cases"), numbers("dynamicvit/cases")
-TOME_CASES = {"r5_prop": {"r": 5}, "r6_decreasing_noprop": {"r": (6, -1), "proportional": False}}
+TOME_CASES = {"r5_prop": {"r": 5}, "r6_decreasing_noprop": {"r": 6, "inflect": -1, "proportional": False}}
 PREFIXES = {"none": 0, "cls": 1, "cls_dist": 2}
 RATIOS = [0.7, 0.49, 0.343]
 
@@ -43,6 +43,13 @@ RATIOS = [0.7, 0.49, 0.343]
 def python_r(row):
     """r as the Python type that the case was made with: JSON has lists only."""
     return tuple(row["r"]) if row["type"] == "tuple" else row["r"]
+
+
+def options_r(row):
+    """The same as options: a pair is a value and how it is bent, a list is one number a block."""
+    if row["type"] == "tuple":
+        return dict(zip(("r", "inflect"), row["r"], strict=True))
+    return {"r": tuple(row["r"]) if row["type"] == "list" else row["r"]}
 
 
 def norms_agree(vit, expected):
@@ -57,7 +64,7 @@ def norms_agree(vit, expected):
 def tome(**options):
     args = {name: value for name, value in TOME["meta"]["timm_model_args"]["token"].items() if name != "class"}
     vit = backbone("tome/backbone_token", **args)
-    return ReducedViT(vit, place_tome(vit, 64, **options)).eval()
+    return ReducedViT(vit, place("tome", vit, 64, **options)).eval()
 
 
 @pytest.mark.parametrize("name", TOME_CASES)
@@ -141,7 +148,7 @@ def test_tome_counts():
     for row in numbers("schedules/tome_parse_r")["token_counts"]:
         prefix = row["class_token"] + row["distill_token"]
         block = SimpleNamespace(attn=SimpleNamespace(head_dim=64))
-        reducers = place_tome(SimpleNamespace(blocks=[block] * row["layers"]), 196, r=python_r(row))
+        reducers = place("tome", SimpleNamespace(blocks=[block] * row["layers"]), 196, **options_r(row))
         counts = token_counts(reducers, row["layers"], row["tokens_in"] - prefix, prefix)
         assert [after for _, _, after in counts] == row["tokens_after_layer"], row
 
@@ -169,7 +176,7 @@ class Detached(EViT):
 
 def evit(kind=EViT):
     vit = backbone("evit/backbone", **EVIT["meta"]["timm_VisionTransformer_args"])
-    reducers = {i: kind(0.7) for i in place_evit(vit, 196, keep=0.7)}
+    reducers = {i: kind(0.7) for i in place("evit", vit, 196, keep=0.7)}
     return ReducedViT(vit, reducers).eval()
 
 
@@ -286,7 +293,7 @@ def dynamic(reducers, policy=None):
 
 
 def test_dynamicvit_in_evaluation():
-    model = dynamic(place_dynamicvit(dynamic_backbone(), 196, ratio=0.7))
+    model = dynamic(place("dynamicvit", dynamic_backbone(), 196, ratio=0.7))
     inputs, expected, recorder = tensors("dynamicvit/inputs"), tensors("dynamicvit/expected_eval"), Recorder(model)
     case = DYNAMIC["cases"]["eval"]
     with torch.no_grad():

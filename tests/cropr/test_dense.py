@@ -6,9 +6,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from placing import place_cropr
 from timm.models.vision_transformer import VisionTransformer
-from tiny_models import DEPTH, HEADS, MODELS, NUM_PATCHES, SMALL, WIDTH, idle, images, possible, reducers, tiny
+from tiny_models import DEPTH, HEADS, MODELS, NUM_PATCHES, SMALL, WIDTH, idle, images, place, possible, reducers, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.dynamicvit import DynamicViT
@@ -166,7 +165,7 @@ def test_nearest_of_equals_is_the_first_in_grid_order():
 @torch.no_grad()
 def test_images_that_patches_do_not_divide_are_padded_and_cut():
     vit = tiny("token", dynamic_img_size=True)
-    model = DenseViT(vit, place_cropr(vit, 30, rate=3, llf=True), img_size=(43, 38)).eval()
+    model = DenseViT(vit, place("cropr", vit, 30, rate=3, rest="llf"), img_size=(43, 38)).eval()
     x = torch.randn(2, 3, 43, 38)
     assert model(x).shape == (2, 7, 43, 38)
     whole = DenseViT(vit, {int(i): r for i, r in model.reducers.items()}, img_size=(48, 40)).eval()
@@ -197,7 +196,7 @@ def test_macs_are_those_that_torch_counts(method, fusion):
 @torch.no_grad()
 def test_counts_of_the_paper_at_512_pixels_as_they_come_by():
     vit = VisionTransformer(img_size=512, patch_size=16, embed_dim=16, depth=24, num_heads=2, num_classes=3)
-    model = DenseViT(vit, place_cropr(vit, 1024, rate=40, llf=True, queries=1024)).eval()
+    model = DenseViT(vit, place("cropr", vit, 1024, rate=40, rest="llf", queries=1024)).eval()
     seen = []
     for block in vit.blocks:
         block.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
@@ -207,7 +206,7 @@ def test_counts_of_the_paper_at_512_pixels_as_they_come_by():
 
 def test_1024_queries_cost_one_vector_at_inference():
     vit = tiny("token")
-    one, many = (DenseViT(vit, place_cropr(vit, NUM_PATCHES, rate=5, llf=True, queries=q)) for q in (1, 1024))
+    one, many = (DenseViT(vit, place("cropr", vit, NUM_PATCHES, rate=5, rest="llf", queries=q)) for q in (1, 1024))
     assert count(one) == count(many)
     assert [r.weight.shape for r in many.fold().reducers.values()] == [(WIDTH,)] * 3
     assert not list(many.fold().reducers.parameters())
@@ -330,7 +329,7 @@ def test_refusals_name_what_is_valid():
         DenseViT(vit, fusion="lff")
     with pytest.raises(ValueError, match="valid: unmerge"):
         DenseViT(vit, reducers("tome", vit), fusion="llf")
-    with pytest.raises(ValueError, match="EViT fuses them; use rest=llf"):
+    with pytest.raises(ValueError, match="EViT fuses them; use fuse=false"):
         DenseViT(vit, {1: reducers("evit_fused", vit)[1]}, fusion="none")
     with pytest.raises(ValueError, match="last block"):
         DenseViT(vit, {DEPTH - 1: CroprModule(9, WIDTH, 7)})

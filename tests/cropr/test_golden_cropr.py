@@ -19,7 +19,7 @@ from golden_numbers import (
     score_atol,
     tensors,
 )
-from placing import place_cropr
+from tiny_models import place
 
 from cropr.cropr import CroprModule, CroprObjective
 from cropr.dense import DenseViT
@@ -42,7 +42,7 @@ SEGM_CASES = numbers("cropr_segm/cases")
 
 def classifier(llf=True, **options):
     vit = backbone("cropr_cls/backbone_token", **CASES["meta"]["timm_VisionTransformer_args"]["token"])
-    modules = place_cropr(vit, 64, rate=5, llf=llf, **options)
+    modules = place("cropr", vit, 64, rate=5, rest="llf" if llf else "drop", **options)
     weights = tensors("cropr_cls/method_q1")
     for i, module in modules.items():
         module.load_state_dict(below(weights, f"modules.{i}."), strict=True)
@@ -51,7 +51,7 @@ def classifier(llf=True, **options):
 
 def segmenter():
     vit = backbone("cropr_segm/backbone_avg", "Eva", **SEGM_CASES["meta"]["timm_Eva_args"]["avg"])
-    modules = place_cropr(vit, 64, rate=6, llf=True, queries=64)
+    modules = place("cropr", vit, 64, rate=6, rest="llf", queries=64)
     weights = tensors("cropr_segm/method_plain")
     for i, module in modules.items():
         module.load_state_dict(below(weights, f"modules.{i}."), strict=True)

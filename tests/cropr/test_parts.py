@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from placing import place_cropr
-from tiny_models import DEPTH, MODELS, NUM_PATCHES, WIDTH, images, reduced, reducers, tiny
+from tiny_models import DEPTH, MODELS, NUM_PATCHES, WIDTH, images, place, reduced, reducers, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.random_pruning import RandomPruning
 from baselines.tome import ToMe
-from cropr.cropr import Cropr, CroprModule, CroprObjective
+from cropr.cropr import CroprModule, CroprObjective
 from cropr.macs import count, dense_macs
 from cropr.objective import CrossEntropy, weighted_loss
 from cropr.random_bits import image_seeds, uniform
@@ -114,7 +113,7 @@ def test_random_pruning_depends_on_image_block_and_seed_alone():
 
 def test_several_queries_count_once_together():
     vit = tiny("token")
-    model = ReducedViT(vit, place_cropr(vit, NUM_PATCHES, rate=5, queries=3)).train()
+    model = ReducedViT(vit, place("cropr", vit, NUM_PATCHES, rate=5, queries=3)).train()
     target = torch.tensor([0, 3, 6])
     batch = SimpleNamespace(images=images(), target=target)
     terms, counts = CroprObjective(CrossEntropy(), weight=0.5)(model, batch)
@@ -131,16 +130,18 @@ def test_several_queries_count_once_together():
 def test_where_modules_are():
     token, distilled = tiny("token"), tiny("distilled")
 
-    def keeps(vit, num_patches, **options):
-        return Cropr(**options).counts(vit, num_patches)
+    def keeps(vit, **options):
+        return {block: reducer.keep for block, reducer in place("cropr", vit, 36, **options).items()}
 
-    assert keeps(token, 36, rate=5) == {0: 30, 1: 25, 2: 20, 3: 15}
-    assert keeps(token, 36, rate=5, rest="llf") == {0: 30, 1: 25, 2: 20}
-    assert keeps(distilled, 36, rate=5) == {0: 31, 1: 26, 2: 21, 3: 16}
-    assert keeps(distilled, 36, rate=5, first_extra=2)[0] == 29
-    assert keeps(token, 36, ratio=0.5) == {0: 18, 1: 9, 2: 4, 3: 2}
+    assert keeps(token, rate=5) == {0: 30, 1: 25, 2: 20, 3: 15}
+    assert keeps(token, rate=5, rest="llf") == {0: 30, 1: 25, 2: 20}
+    assert keeps(distilled, rate=5) == {0: 31, 1: 26, 2: 21, 3: 16}
+    assert keeps(distilled, rate=5, first_extra=2)[0] == 29
+    assert keeps(token, ratio=0.5) == {0: 18, 1: 9, 2: 4, 3: 2}
     with pytest.raises(ValueError, match="needs a budget, or one of rate, ratio, keeps"):
-        keeps(token, 36)
+        keeps(token)
+    with pytest.raises(ValueError, match="rate and ratio both set the cost"):
+        keeps(token, rate=5, ratio=0.5)
 
 
 def test_schedules_are_whole_numbers():

@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from placing import place_cropr, place_dynamicvit, place_evit, place_tome
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
@@ -21,6 +20,7 @@ from tiny_models import (
     WIDTH,
     idle,
     images,
+    place,
     possible,
     reduced,
     reducers,
@@ -66,8 +66,8 @@ def test_idle_reducers_leave_the_plain_model_with_fusion(method, name):
 
 def test_rate_zero_builds_nothing():
     vit = tiny("token")
-    assert place_cropr(vit, NUM_PATCHES, rate=0) == {}
-    assert place_tome(vit, NUM_PATCHES, r=0) == {}
+    assert place("cropr", vit, NUM_PATCHES, rate=0) == {}
+    assert place("tome", vit, NUM_PATCHES, r=0) == {}
 
 
 # Token counts and costs
@@ -125,46 +125,46 @@ def test_dense_macs(size, giga):
 
 
 PUBLISHED = [
-    ("S", place_evit, {"keep": 0.9}, False, {3: 179, 6: 163, 9: 148}, 4.022),
-    ("S", place_evit, {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 3.029),
-    ("S", place_evit, {"keep": 0.5}, False, {3: 100, 6: 52, 9: 28}, 2.309),
-    ("S", place_evit, {"keep": 0.7, "rest": "drop"}, False, {3: 139, 6: 98, 9: 69}, 2.997),
-    ("S", place_evit, {"keep": 0.5, "rest": "drop"}, False, {3: 99, 6: 50, 9: 26}, 2.282),
-    ("B", place_evit, {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 11.610),
-    ("S", place_dynamicvit, {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 2.878),
-    ("B", place_dynamicvit, {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 11.064),
-    ("S", place_tome, {"r": 13}, False, {11: 41}, 2.703),
-    ("S", place_tome, {"r": 16}, False, {11: 11}, 2.291),
-    ("B", place_tome, {"r": 8}, False, {11: 101}, 13.104),
-    ("B", place_tome, {"r": 13}, False, {11: 41}, 10.367),
-    ("B", place_tome, {"r": 16}, False, {11: 11}, 8.772),
-    ("B", place_tome, {"r": 16, "inflect": -1}, False, {11: 10}, 5.864),
-    ("L", place_tome, {"r": 8}, False, {20: 29, 21: 21, 22: 13, 23: 7}, 30.963),
-    ("L", place_tome, {"r": 7}, False, {23: 29}, 34.710),
-    ("L", place_cropr, {"rate": 8, "llf": True}, True, {0: 188, 1: 180, 21: 20, 22: 20, 23: 197}, 34.665),
-    ("L", place_cropr, {"rate": 8}, False, {0: 188, 21: 20, 22: 12, 23: 12}, 32.258),
+    ("S", "evit", {"keep": 0.9}, False, {3: 179, 6: 163, 9: 148}, 4.022),
+    ("S", "evit", {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 3.029),
+    ("S", "evit", {"keep": 0.5}, False, {3: 100, 6: 52, 9: 28}, 2.309),
+    ("S", "evit", {"keep": 0.7, "rest": "drop"}, False, {3: 139, 6: 98, 9: 69}, 2.997),
+    ("S", "evit", {"keep": 0.5, "rest": "drop"}, False, {3: 99, 6: 50, 9: 26}, 2.282),
+    ("B", "evit", {"keep": 0.7}, False, {3: 140, 6: 100, 9: 72}, 11.610),
+    ("S", "dynamicvit", {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 2.878),
+    ("B", "dynamicvit", {"ratio": 0.7}, False, {2: 138, 5: 97, 8: 68}, 11.064),
+    ("S", "tome", {"r": 13}, False, {11: 41}, 2.703),
+    ("S", "tome", {"r": 16}, False, {11: 11}, 2.291),
+    ("B", "tome", {"r": 8}, False, {11: 101}, 13.104),
+    ("B", "tome", {"r": 13}, False, {11: 41}, 10.367),
+    ("B", "tome", {"r": 16}, False, {11: 11}, 8.772),
+    ("B", "tome", {"r": 16, "inflect": -1}, False, {11: 10}, 5.864),
+    ("L", "tome", {"r": 8}, False, {20: 29, 21: 21, 22: 13, 23: 7}, 30.963),
+    ("L", "tome", {"r": 7}, False, {23: 29}, 34.710),
+    ("L", "cropr", {"rate": 8, "rest": "llf"}, True, {0: 188, 1: 180, 21: 20, 22: 20, 23: 197}, 34.665),
+    ("L", "cropr", {"rate": 8}, False, {0: 188, 21: 20, 22: 12, 23: 12}, 32.258),
 ]
 
 
-@pytest.mark.parametrize(("size", "place", "options", "llf", "behind", "giga"), PUBLISHED)
-def test_published_counts_and_macs(size, place, options, llf, behind, giga):
+@pytest.mark.parametrize(("size", "method", "options", "llf", "behind", "giga"), PUBLISHED)
+def test_published_counts_and_macs(size, method, options, llf, behind, giga):
     vit = on_meta(VIT[size])
     with torch.device("meta"):
-        found = place(vit, 196, **options)
+        found = place(method, vit, 196, **options)
     model = ReducedViT(vit, found, llf=llf)
     macs, counts = count(model), model.token_counts()
     assert {block: counts[block][2] for block in behind} == behind
     assert round(macs.backbone / 1e9, 3) == giga
     assert 0 < macs.scoring < 0.05 * macs.backbone
     assert macs == planned_macs(vit, found, 196, llf=llf)
-    if place is place_dynamicvit:
+    if method == "dynamicvit":
         assert round(macs.total / 1e9, 3) == {"S": 2.981, "B": 11.476}[size]
 
 
 def test_published_macs_at_512_pixels():
     vit = on_meta(VIT["L"], img_size=512)
     with torch.device("meta"):
-        model = ReducedViT(vit, place_cropr(vit, 1024, rate=40, llf=True), llf=True)
+        model = ReducedViT(vit, place("cropr", vit, 1024, rate=40, rest="llf"), llf=True)
     counts = model.token_counts()
     assert [after for _, _, after in counts][:22] == list(range(984, 143, -40))
     assert counts[22] == (144, 144, 144)
@@ -176,9 +176,9 @@ def test_published_macs_at_512_pixels():
 @pytest.mark.parametrize("row", [1, 4, 6, 9])
 @pytest.mark.parametrize("size", ["T", "S"])
 def test_counts_of_a_real_model_as_they_come_by(size, row):
-    _, place, options, llf, behind, _ = PUBLISHED[row]
+    _, method, options, llf, behind, _ = PUBLISHED[row]
     vit = timm.create_model(VIT[size])
-    model = ReducedViT(vit, place(vit, 196, **options), llf=llf).eval()
+    model = ReducedViT(vit, place(method, vit, 196, **options), llf=llf).eval()
     seen, last = counted(model, images(1, 224))
     assert seen == [(attn, mlp) for attn, mlp, _ in model.token_counts()]
     after = [attn for attn, _ in seen[1:]] + [last]
@@ -463,14 +463,14 @@ def test_masked_training_needs_fused_attention():
 @pytest.mark.parametrize("name", ["map", "registers_only"])
 def test_the_class_token_must_exist(name):
     with pytest.raises(ValueError, match="EViT reads the class token"):
-        ReducedViT(tiny(name), {1: place_evit(tiny("token"), NUM_PATCHES, keep=0.5)[1]})
+        ReducedViT(tiny(name), {1: place("evit", tiny("token"), NUM_PATCHES, keep=0.5)[1]})
 
 
 def test_more_than_there_is_cannot_be_removed():
     vit = tiny("token")
     with pytest.raises(ValueError, match="rate 9 removes more than there is"):
-        place_cropr(vit, NUM_PATCHES, rate=9)
-    assert list(place_cropr(vit, NUM_PATCHES, rate=8.5)) == [0, 1, 2, 3]
+        place("cropr", vit, NUM_PATCHES, rate=9)
+    assert list(place("cropr", vit, NUM_PATCHES, rate=8.5)) == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="cannot keep 37 of 36 patches"):
         Tokens(torch.zeros(1, 37, 4), 1, 36).prune(torch.zeros(1, 36), 37)
     with pytest.raises(ValueError, match="cannot keep 0 patches"):

@@ -34,7 +34,7 @@ def test_figures_follow_from_samples_and_macs(record):
         else:
             expected = np.percentile(samples["random@0.6"] / own, [50, 5, 95])
             assert [row["ratio_to_random"][key] for key in ("median", "p5", "p95")] == pytest.approx(expected)
-    named = ("random", "cropr", "random:llf=true", "tome", "evit")
+    named = ("random", "cropr", "random:rest=llf", "tome", "evit")
     assert [row["variant"] for row in record["unreachable"]] == [f"{name}@0.01" for name in named]
 
 

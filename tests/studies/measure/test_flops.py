@@ -3,9 +3,9 @@
 import pytest
 import timm
 import torch
-from placing import place_cropr, place_dynamicvit, place_evit, place_random, place_tome
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import place
 
 from baselines import dynamicvit
 from cropr.vit import ReducedViT
@@ -13,13 +13,13 @@ from studies.measure.flops import check_macs, count_macs
 
 METHODS = {
     "none": lambda vit, n: {},
-    "cropr": lambda vit, n: place_cropr(vit, n, rate=8),
-    "cropr with projections": lambda vit, n: place_cropr(vit, n, rate=8, k_proj=True, q_proj=True, pre_norm=True),
-    "cropr that samples": lambda vit, n: place_cropr(vit, n, rate=8, select="sample"),
-    "random": lambda vit, n: place_random(vit, n, rate=8),
-    "tome": lambda vit, n: place_tome(vit, n, r=8),
-    "evit": lambda vit, n: place_evit(vit, n, keep=0.5, at=(1, 2)),
-    "dynamicvit": lambda vit, n: place_dynamicvit(vit, n, ratio=0.5, at=(1, 2)),
+    "cropr": lambda vit, n: place("cropr", vit, n, rate=8),
+    "cropr with projections": lambda vit, n: place("cropr", vit, n, rate=8, k_proj=True, q_proj=True, pre_norm=True),
+    "cropr that samples": lambda vit, n: place("cropr", vit, n, rate=8, select="sample"),
+    "random": lambda vit, n: place("random", vit, n, rate=8),
+    "tome": lambda vit, n: place("tome", vit, n, r=8),
+    "evit": lambda vit, n: place("evit", vit, n, keep=0.5, at=(1, 2)),
+    "dynamicvit": lambda vit, n: place("dynamicvit", vit, n, ratio=0.5, at=(1, 2)),
 }
 SIZES = dict(img_size=32, patch_size=4, embed_dim=48, depth=4, num_heads=3, num_classes=10)
 MODELS = {"vit": lambda: VisionTransformer(**SIZES), "eva": lambda: Eva(**SIZES, use_rot_pos_emb=True, swiglu_mlp=True)}
@@ -51,9 +51,9 @@ def test_fused_tokens_and_larger_images_count():
     vit = VisionTransformer(**SIZES, dynamic_img_size=True)
     small, large = (check_macs(ReducedViT(vit, img_size=size)) for size in (32, (48, 32)))
     assert large.closed_form > 1.5 * small.closed_form  # 96 patches for 64
-    reducers = place_cropr(vit, 64, rate=8, llf=True)
+    reducers = place("cropr", vit, 64, rate=8, rest="llf")
     fused = check_macs(ReducedViT(vit, reducers, llf=True))
-    assert fused.closed_form > check_macs(ReducedViT(vit, place_cropr(vit, 64, rate=8, llf=True))).closed_form
+    assert fused.closed_form > check_macs(ReducedViT(vit, place("cropr", vit, 64, rate=8, rest="llf"))).closed_form
 
 
 class Understated(dynamicvit.DynamicViT):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from placing import place_cropr, place_tome
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import place
 from torch import nn
 
 from cropr.vit import ReducedViT
@@ -18,7 +18,7 @@ from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
 from studies.measure.throughput import check_record, compiling, flag_speedup, measure, round_orders
 
-SETTING = dict(img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
+SETTING = dict(dense="none", img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
 
 
 def tiny_vit():
@@ -27,12 +27,9 @@ def tiny_vit():
 
 def variants():
     models = {"none": ReducedViT(tiny_vit())}
-    for name, place in (
-        ("cropr@0.7", lambda vit: place_cropr(vit, 16, rate=4)),
-        ("tome@0.7", lambda vit: place_tome(vit, 16, r=4)),
-    ):
+    for name, options in (("cropr", {"rate": 4}), ("tome", {"r": 4})):
         vit = tiny_vit()
-        models[name] = ReducedViT(vit, place(vit)).fold()
+        models[f"{name}@0.7"] = ReducedViT(vit, place(name, vit, 16, **options)).fold()
     return models
 
 
@@ -52,7 +49,7 @@ class OutOfMemory(nn.Module):
 
 @pytest.fixture(scope="module")
 def record():
-    return measure(variants(), dense="none", **SETTING)
+    return measure(variants(), **SETTING)
 
 
 def test_record_is_what_the_report_reads(record):
@@ -127,7 +124,7 @@ def test_variants_are_interleaved():
     said = []
     for name, model in models.items():
         model.register_forward_hook(lambda *_, name=name: seen.append(name) if said and "round" in said[-1] else None)
-    measure(models, dense="none", **SETTING, latency=False, progress=said.append)
+    measure(models, **SETTING, latency=False, progress=said.append)
     names = list(models)
     assert seen == [names[i] for order in round_orders(3, 5) for i in order]
     assert said == ["warm-up none", "warm-up a", "warm-up b", *(f"round {i}/5" for i in range(1, 6))]
@@ -136,16 +133,16 @@ def test_variants_are_interleaved():
 def test_dense_is_required_and_dtypes_are_known():
     models = variants()
     with pytest.raises(ValueError, match="'none'"):
-        measure({"cropr": models["cropr@0.7"]}, dense="none", **SETTING)
+        measure({"cropr": models["cropr@0.7"]}, **SETTING)
     with pytest.raises(ValueError, match="'float8'; valid: float32"):
-        measure(models, dense="none", **SETTING, dtype="float8")
+        measure(models, **SETTING, dtype="float8")
 
 
 @pytest.mark.parametrize("first", [0, 1, 60])
 def test_out_of_memory_is_flagged_and_others_go_on(first):
     """In the very first pass, in the warm-up, or in the middle of the rounds."""
     models = {"none": nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "large": OutOfMemory(first)}
-    record = measure(models, dense="none", **SETTING | {"rounds": 100}, latency=False)
+    record = measure(models, **SETTING | {"rounds": 100}, latency=False)
     dense, large = record["variants"]
     assert len(dense["samples_s"]) == 100 and dense["ratio"]["median"] == 1.0
     assert "out of memory" in large["flags"] and len(large["samples_s"]) < 100
@@ -155,7 +152,7 @@ def test_out_of_memory_is_flagged_and_others_go_on(first):
 
 def test_other_errors_are_errors():
     with pytest.raises(RuntimeError, match="shapes"):
-        measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, dense="none", **SETTING)
+        measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, **SETTING)
 
 
 def test_more_variants_than_dynamo_would_compile_by_itself():
@@ -176,7 +173,7 @@ def test_more_variants_than_dynamo_would_compile_by_itself():
 
 
 def test_latency_can_be_left_out():
-    record = measure({"none": variants()["none"]}, dense="none", **SETTING, latency=False)
+    record = measure({"none": variants()["none"]}, **SETTING, latency=False)
     assert record["variants"][0]["latency_ms"] == {"median": None, "p5": None, "p95": None}
 
 

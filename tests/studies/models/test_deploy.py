@@ -5,7 +5,7 @@ import json
 import pytest
 import timm
 import torch
-from placing import place_cropr, place_dynamicvit, place_evit, place_random, place_tome
+from tiny_models import place
 
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
@@ -14,16 +14,29 @@ from studies.models.backbones import create_backbone
 
 METHODS = {
     "none": lambda vit, n: {},
-    "random": lambda vit, n: place_random(vit, n, ratio=0.8, seed=3),
-    "cropr": lambda vit, n: place_cropr(vit, n, rate=6),
-    "cropr-all": lambda vit, n: place_cropr(
-        vit, n, rate=6, queries=4, heads=3, q_proj=True, k_proj=True, v_proj=True, pre_norm=True, select="sample"
+    "random": lambda vit, n: place("random", vit, n, ratio=0.8, seed=3),
+    "cropr": lambda vit, n: place("cropr", vit, n, rate=6),
+    "cropr-all": lambda vit, n: place(
+        "cropr",
+        vit,
+        n,
+        rate=6,
+        queries=4,
+        heads=3,
+        q_proj=True,
+        k_proj=True,
+        v_proj=True,
+        pre_norm=True,
+        select="sample",
     ),
-    "tome": lambda vit, n: place_tome(vit, n, r=6),
-    "tome-plain": lambda vit, n: place_tome(vit, n, r=5.5, proportional=False),
-    "evit": lambda vit, n: place_evit(vit, n, keep=0.7),
-    "evit-drop": lambda vit, n: place_evit(vit, n, keep=1 / 3, rest="drop"),
-    "dynamicvit": lambda vit, n: place_dynamicvit(vit, n, ratio=0.6),
+    "cropr-fuse": lambda vit, n: place("cropr", vit, n, rate=6, rest="fuse", pre_norm=True),
+    "cropr-squeeze": lambda vit, n: place("cropr", vit, n, rate=6, rest="squeeze"),
+    "random-squeeze": lambda vit, n: place("random", vit, n, rate=6, rest="squeeze"),
+    "tome": lambda vit, n: place("tome", vit, n, r=6),
+    "tome-plain": lambda vit, n: place("tome", vit, n, r=5.5, proportional=False),
+    "evit": lambda vit, n: place("evit", vit, n, keep=0.7),
+    "evit-drop": lambda vit, n: place("evit", vit, n, keep=1 / 3, rest="drop"),
+    "dynamicvit": lambda vit, n: place("dynamicvit", vit, n, ratio=0.6),
 }
 
 
@@ -71,7 +84,7 @@ def test_timm_models_with_other_options_than_their_own(tmp_path, name):
 def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
     torch.manual_seed(0)
     vit = create_backbone("scenes_eva", pretrained=False)
-    model = ReducedViT(vit, place_cropr(vit, 64, rate=6, llf=True), llf=True).to(torch.bfloat16).eval()
+    model = ReducedViT(vit, place("cropr", vit, 64, rate=6, rest="llf"), llf=True).to(torch.bfloat16).eval()
     config = timm.data.resolve_model_data_config(vit)
     deploy.save(model, tmp_path / "m", backbone="scenes_eva", data_config=config)
     loaded = deploy.load(tmp_path / "m.safetensors")
@@ -83,7 +96,7 @@ def test_fusion_dtype_and_data_configuration_are_kept(tmp_path):
 
 def test_dynamic_image_size_is_kept(tmp_path):
     vit = create_backbone("scenes_vit", pretrained=False, dynamic_img_size=True)
-    model = ReducedViT(vit, place_tome(vit, 12 * 8, r=4), img_size=(48, 32)).eval()
+    model = ReducedViT(vit, place("tome", vit, 12 * 8, r=4), img_size=(48, 32)).eval()
     deploy.save(model, tmp_path / "m", backbone="scenes_vit", data_config=None)
     x = torch.randn(2, 3, 48, 32)
     with torch.no_grad():
@@ -160,10 +173,15 @@ def test_weights_of_another_model(saved):
     ("change", "message"),
     [
         ({"format": "x"}, "format 'x' found"),
+        ({"format": "cropr-study model 1"}, "format 'cropr-study model 1' found"),
         ({"backbone": "scenes_eva"}, "does not describe its weights"),
         ({"backbone": "scenes_vti"}, "did you mean"),
-        ({"reducers": [{"block": 1, "method": "evit", "kind": "Foo"}]}, "unknown reducer 'Foo'"),
-        ({"reducers": [{"block": 1, "method": "tome", "kind": "ToMe"}]}, "does not describe"),
+        ({"reducers": [{"block": 1, "kind": "Foo", "method": "evit"}]}, "unknown reducer 'Foo' .*valid: EViT"),
+        ({"reducers": [{"block": 1, "kind": "ToMe", "method": "evit"}]}, "unknown reducer 'ToMe' .*valid: EViT"),
+        ({"reducers": [{"block": 1, "kind": "EViT", "method": "evti"}]}, "unknown method 'evti'; did you mean evit"),
+        ({"reducers": [{"block": 1, "kind": "EViT", "method": "own#1234"}]}, "give it, --method"),
+        ({"reducers": [{"block": 1, "kind": "EViT"}]}, "does not describe"),
+        ({"reducers": [{"block": 1, "kind": "ToMe", "method": "tome"}]}, "does not describe"),
         ({"dtype": "float99"}, "does not describe"),
     ],
 )

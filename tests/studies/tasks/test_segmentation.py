@@ -6,15 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from placing import objective_of as made_for
 from timm.models.vision_transformer import VisionTransformer
 from tiny_models import images, tiny
 
 from cropr.dense import FUSIONS, DenseViT
 from cropr.dense_objective import CroprDenseObjective, DenseObjective
 from cropr.macs import count
+from cropr.method import Training
 from cropr.objective import weighted_loss
 from results.figures.pictures import Row, draw_rows
+from results.records.frames import METRIC
 from studies.catalogue import fusion, segmentation
 from studies.catalogue.recipes import RECIPES
 from studies.config import Recipe, RunConfig
@@ -27,7 +28,7 @@ from studies.models.methods import parse_one
 from studies.models.reducers import build
 from studies.show import pixel_maps, trace
 from studies.study import STUDIES
-from studies.tasks import TASKS
+from studies.tasks import TASKS, load_task
 from studies.tasks.segmentation import criterion, evaluate, predict
 from studies.training.trainer import Trainer
 
@@ -49,10 +50,7 @@ def config(**changes):
 
 def test_tasks_say_what_the_report_reads():
     assert config(task="classification").id != config().id
-    assert {name: info.metrics[0].name for name, info in TASKS.items()} == {
-        "classification": "top1",
-        "segmentation": "miou",
-    }
+    assert {name: load_task(name).METRIC for name in TASKS} == METRIC
     assert {study.task for study in STUDIES.values()} == set(TASKS)
     assert fusion.FUSIONS == FUSIONS
 
@@ -70,7 +68,7 @@ def test_scenes_for_segmentation():
 @pytest.mark.parametrize("name", ALL)
 def test_every_reducer_meets_the_budgets_of_the_study(name, budget):
     assert f"{budget:g}" in segmentation.BUDGETS
-    built = build(small(), parse_one(name, True), budget)
+    built = build(small(), parse_one(name, dense=True), budget)
     assert built.reached == pytest.approx(budget, abs=0.01)
     assert built.model.fusion == ("unmerge" if name == "tome" else "llf")
     counts = check_macs(built.model.eval())
@@ -81,7 +79,7 @@ def test_every_reducer_meets_the_budgets_of_the_study(name, budget):
 
 def test_cropr_and_random_share_one_schedule_under_every_fusion():
     for mode in FUSIONS:
-        specs = [parse_one(f"{name}:fusion={mode}", True) for name in ("cropr", "random")]
+        specs = [parse_one(f"{name}:fusion={mode}", dense=True) for name in ("cropr", "random")]
         counts = [build(small(), spec, 0.65).model.token_counts() for spec in specs]
         assert counts[0] == counts[1]
         assert (counts[0][-1][0] == 65) == (mode in ("llf", "mask"))
@@ -91,10 +89,10 @@ def test_cropr_and_random_share_one_schedule_under_every_fusion():
     ("text", "dense", "message"),
     [
         ("cropr:fusion=concat", False, "is for dense tasks"),
-        ("cropr:fusion=lff", True, "cannot be 'lff'; did you mean llf"),
-        ("random:fusion=none,llf=true", True, "drop and llf of the same patches"),
+        ("cropr:fusion=lff", True, "rest cannot be 'lff'; did you mean llf\\? valid: drop"),
+        ("random:fusion=none,llf=true", True, "drop and llf of the same patches; give only rest="),
         ("cropr:queries=3", True, r"one query for each patch \(64\), not 3"),
-        ("evit:fuse=true", True, "every pixel needs a patch"),
+        ("evit:fuse=true", True, "a fused token stands for no place; valid here: drop, squeeze, llf"),
     ],
 )
 def test_what_does_not_go_together_is_refused(text, dense, message):
@@ -105,13 +103,13 @@ def test_what_does_not_go_together_is_refused(text, dense, message):
 def test_llf_is_a_fusion():
     assert build(small(), parse_one("cropr:fusion=llf"), 0.65).model.llf
     assert not build(small(), parse_one("cropr"), 0.65).model.llf
-    assert build(small(), parse_one("cropr:llf=false", True), 0.65).model.fusion == "none"
+    assert build(small(), parse_one("cropr:llf=false", dense=True), 0.65).model.fusion == "none"
 
 
 def objective_of(text, epochs=None, vit=None, budget=0.65):
     vit = vit or small()
-    built = build(vit, parse_one(text, True), budget)
-    return built.model, made_for(built, criterion(), lambda: small(), epochs)
+    built = build(vit, parse_one(text, dense=True), budget)
+    return built.model, built.method.objective(Training(built.model, criterion(), lambda: small(), epochs))
 
 
 def test_the_curriculum_reaches_the_rate_of_the_budget():
@@ -251,7 +249,7 @@ def test_the_trainer_sets_the_rates_of_each_epoch(tmp_path):
 @pytest.mark.parametrize("text", ["none", *ALL, *(f"cropr:fusion={mode}" for mode in FUSIONS)])
 def test_saved_models_say_the_same(tmp_path, text):
     vit = create_backbone("scenes_vit", num_classes=11, pretrained=False)
-    model = build(vit, parse_one(text, True), None if text == "none" else 0.65).model.eval()
+    model = build(vit, parse_one(text, dense=True), None if text == "none" else 0.65).model.eval()
     deploy.save(model, tmp_path / "model", backbone="scenes_vit", data_config=None)
     loaded, x = deploy.load(tmp_path / "model"), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -273,7 +271,7 @@ def test_show_draws_masks_kept_patches_and_errors():
     colours = {tuple(pixel_maps(np.full((1, 1), c), np.full((1, 1), c))[0][0][1][0, 0].round(2)) for c in range(11)}
     assert len(colours) == 11
     for text in ("cropr", "cropr:fusion=concat", "tome"):
-        model = build(small(), parse_one(text, True), 0.65).model.eval()
+        model = build(small(), parse_one(text, dense=True), 0.65).model.eval()
         found = trace(model, batch.images)
         assert found.logits.shape == (2, 11, 32, 32)
         behind = [after - 1 for _, _, after in model.token_counts()]
@@ -294,6 +292,6 @@ def test_the_published_recipe():
 def test_rope_backbones_are_reduced_too():
     vit = tiny("eva_swiglu")
     for name in ALL:
-        model = build(vit, parse_one(name, True), 0.75).model.eval()
+        model = build(vit, parse_one(name, dense=True), 0.75).model.eval()
         with torch.no_grad():
             assert model(images()).shape == (3, 7, 48, 48)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from placing import objective_of
 from torch import Tensor
 
+from cropr.method import Training
 from studies.catalogue.pareto import FINETUNE
 from studies.data.scenes import Scenes
 from studies.models.backbones import create_backbone
@@ -66,9 +66,10 @@ def main(reducer):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     vit = create_backbone("scenes_vit", pretrained=False)
-    spec = parse_one(reducer)
-    built = build(vit, spec, 0.5)
-    objective = objective_of(built, criterion(), lambda: create_backbone("scenes_vit", pretrained=False))
+    method = parse_one(reducer)
+    built = build(vit, method, 0.5 if method.takes_budget else None)
+    teacher = lambda: create_backbone("scenes_vit", pretrained=False)  # noqa: E731
+    objective = built.method.objective(Training(built.model, criterion(), teacher))
     with tempfile.TemporaryDirectory() as folder:
         run = Timed(built.model, objective, Scenes(), FINETUNE, Path(folder))
         run.model.train()

@@ -8,11 +8,11 @@ import signal
 import pytest
 import torch
 import torch.nn.functional as F
-from placing import objective_of
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective
+from cropr.method import Training
 from cropr.objective import CrossEntropy, Objective, Term, weighted_loss
 from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
@@ -31,9 +31,9 @@ RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an ep
 def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
-    spec = parse_one(reducer)
-    built = build(vit, spec, 0.7)
-    objective = objective_of(built, criterion(), lambda: vit)
+    method = parse_one(reducer)
+    built = build(vit, method, 0.7 if method.takes_budget else None)
+    objective = built.method.objective(Training(built.model, criterion(), lambda: vit))
     folder.mkdir(exist_ok=True)
     return Trainer(built.model, objective, data or Scenes(), recipe, folder, evaluate=evaluate)
 
@@ -326,7 +326,7 @@ def test_layer_decay_reaches_the_embedding_and_spares_the_reducers(tmp_path):
 
 def config(**changes):
     values = dict(
-        study="pareto", task="classification", dataset="scenes", backbone="scenes_vit", reducer="cropr:llf=true",
+        study="pareto", task="classification", dataset="scenes", backbone="scenes_vit", reducer="cropr:rest=llf",
         method_version=1, budget=0.5, seed=0, recipe=RECIPE,
     )  # fmt: skip
     return RunConfig(**(values | changes))
