@@ -80,12 +80,8 @@ def give(source: str, digest: str | None = None) -> type[Method]:
     own = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST]
     if digest is not None and own != digest:
         raise ValueError(f"{file} has changed since it was given: its digest is {own}, not {digest}")
-    module = _loaded(
-        source,
-        file,
-        module_name or f"_given_{file.stem}_{hashlib.sha256(bytes(file)).hexdigest()[:4]}_{own}",
-        from_file=module_name is None,
-    )
+    own_name = f"_given_{file.stem}_{hashlib.sha256(bytes(file)).hexdigest()[:4]}_{own}"
+    module = _loaded(file, module_name or own_name, from_file=module_name is None)
     found = declared(module)
     if len(found) != 1:
         named = ", ".join(f"{c.__name__} (line {_line(c)})" for c in found) or "none"
@@ -118,7 +114,7 @@ def _located(source: str) -> tuple[Path, str | None]:
     return Path(spec.origin), name
 
 
-def _loaded(source: str, file: Path, name: str, from_file: bool) -> ModuleType:
+def _loaded(file: Path, name: str, from_file: bool) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file) if from_file else importlib.util.find_spec(name)

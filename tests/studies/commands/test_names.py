@@ -64,8 +64,8 @@ def test_what_is_listed_is_what_is_declared(name):
             default = getattr(cls(dense=dense), key)
             assert shown == (option.shown if default is None else default), (key, dense)
         assert listed["sets_cost"] == option.sets_cost
-    assert entry["needs"] == (["a class token"] if name == "evit" else [])
-    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit"))
+    assert entry["needs"] == (["a class token"] if name in ("evit", "classattn") else [])
+    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit", "inverted"))
 
 
 def test_lists_are_one_json_document_or_lines():
@@ -74,7 +74,9 @@ def test_lists_are_one_json_document_or_lines():
     assert reducers["evit"]["options"]["rest"]["dense_default"] == "llf"
     text = study("list", "reducers").stdout
     assert all(name in text for name in builtin())
-    assert builtin()["cropr"].options()["queries"].meaning in text
+    page = study("list", "reducers", "cropr").stdout
+    assert all(option.meaning in page and option.valid in page for option in builtin()["cropr"].options().values())
+    assert "arXiv 2412.00965" in page and "MIT" in page
     assert json.loads(study("list", "backbones", "--json").stdout)["scenes_vit"]["depth"] == 6
 
 
@@ -92,5 +94,7 @@ def test_backbones_of_timm_by_pattern():
     assert found["deit_tiny_distilled_patch16_224"]["num_prefix_tokens"] == 2
     nothing = study("list", "backbones", "resnet18*")
     assert nothing.returncode == 2 and "'resnet18*'" in nothing.stderr
-    wrong = study("list", "reducers", "evit")
+    wrong = study("list", "reducers", "evti")
+    assert wrong.returncode == 2 and "did you mean evit" in wrong.stderr
+    wrong = study("list", "studies", "x*")
     assert wrong.returncode == 2 and "pattern" in wrong.stderr

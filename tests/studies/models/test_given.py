@@ -1,0 +1,120 @@
+"""A user's own file is a method: loaded only where it is named, refused with file, line and rule."""
+
+import json
+
+import pytest
+from command_line import TINY, study
+
+from studies.commands.new_method import new_method
+from studies.models import given
+from studies.models.methods import known, parse, parse_one
+
+HEAD = "from dataclasses import dataclass\nfrom cropr.method import Method\n"
+GOOD = (
+    HEAD + '@dataclass(frozen=True, kw_only=True)\nclass A(Method):\n    """A."""\n    name = "aa"\n    label = "A"\n'
+)
+PLACE = "    def place(self, vit, num_patches):\n        return {}\n"
+
+
+@pytest.fixture
+def mine(tmp_path):
+    return new_method(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nothing_of_that_name\n", ["line 1", "does not import", "ModuleNotFoundError"]),
+        ("x = (\n", ["line 1", "SyntaxError"]),
+        ("x = 1\n\ny = x / 0\n", ["line 3", "ZeroDivisionError"]),
+        ("raise SystemExit(3)\n", ["line 1", "SystemExit"]),
+        ("x = 1\n", ["one declaration", "found: none"]),
+        (GOOD + PLACE + GOOD.replace("class A", "class B") + PLACE, ["A (line", "B (line"]),
+        (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", "") + PLACE, ["line 3", "no frozen dataclass"]),
+        (GOOD.replace("frozen=True, ", "").replace("class A(Method)", "class A(Method)") + PLACE, ["frozen"]),
+        (GOOD, ["line 3", "no place"]),
+        (GOOD.replace('"aa"', '"evit"') + PLACE, ["'evit'", "the project's own"]),
+        (GOOD.replace('"aa"', '"A b"') + PLACE, ["'A b'", "small letters"]),
+        (GOOD + "    power: float = 2.0\n" + PLACE, ["field power is no option", "option"]),
+        (
+            HEAD + "from cropr.option import option\n" + GOOD + '    p: dict = option(2, "m")\n' + PLACE,
+            ["p is annotated"],
+        ),
+    ],
+)
+def test_a_file_that_is_no_method_is_refused_with_file_line_and_rule(tmp_path, text, words):
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        parse(f"none,{file}")
+    assert str(file) in str(error.value) and all(word in str(error.value) for word in words), error.value
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        parse_one(f"{tmp_path}/none.py")
+    with pytest.raises(ValueError, match="no module that can be found"):
+        parse_one("no_package.of_this_name")
+
+
+def test_an_edited_file_is_another_variant_and_a_record_is_no_permission(mine):
+    first = parse_one(f"{mine}:power=1")
+    assert (
+        str(first).startswith("mine#") and str(first).endswith(":power=1") and str(parse_one(str(first))) == str(first)
+    )
+    mine.write_text(mine.read_text() + "# another\n")
+    second = parse_one(f"{mine}:power=1")
+    assert str(second) != str(first) and {str(first)[:13], str(second)[:13]} <= known().keys()
+    with pytest.raises(ValueError, match="a user's own file.*give the file again"):
+        parse_one("mine#00000000")
+    with pytest.raises(ValueError, match="give it again"):
+        given.approved(["mine#00000000:power=1"])
+    with pytest.raises(ValueError, match="has changed since it was given"):
+        given.give(str(mine), "00000000")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return tokens.patches.norm", "return 1 / 0 * tokens.patches.norm", ["ZeroDivisionError"]),
+    ],
+)
+def test_an_error_in_it_names_file_and_line_before_any_work(mine, old, new, words, tmp_path):
+    text = mine.read_text()
+    lines = [
+        number for number, line in enumerate(text.splitlines(), 1) if "tokens.patches" in line and "return" in line
+    ]
+    number = lines[0]
+    broken = text.splitlines()
+    broken[number - 1] = "        return 1 / 0 * tokens.patches"
+    mine.write_text("\n".join(broken) + "\n")
+    done = study("run", "--reducers", f"none,{mine}", "--quick", "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert f"mine.py, line {number}" in done.stderr and all(word in done.stderr for word in words)
+    assert "Traceback" not in done.stderr and not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_a_block_that_is_not_there(mine, tmp_path):
+    done = study("run", "--reducers", f"none,{mine}:at=99", "--quick", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "not 99" in done.stderr and "blocks 0 to 5" in done.stderr
+
+
+def test_it_goes_through_run_report_show_and_evaluate(mine, tmp_path):
+    out = tmp_path / "out"
+    done = study("run", "--reducers", f"none,random,{mine}", "--quick", *TINY, "--out", out, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (run,) = [folder for folder in (out / "runs").iterdir() if folder.name.startswith("mine-")]
+    record = json.loads((run / "result.json").read_text())
+    name = record["reducer"]
+    assert record["role"] == "method" and name.startswith("mine#")
+    assert (out / "methods" / f"{name.replace('#', '-')}.py").read_bytes() == mine.read_bytes()
+    table = (out / "report" / "table.md").read_text()
+    assert f"Mine #{name[5:]}" in table and "to random at the same counts" in table
+    refused = study("evaluate", run / "model")
+    assert refused.returncode == 2 and "--method" in refused.stderr
+    scored = study("evaluate", run / "model", "--method", mine)
+    assert json.loads(scored.stdout)["top1"] == record["metrics"]["final"]["top1"]
+    shown = study("show", out, "--items", "0", "--method", mine, "--out", tmp_path)
+    assert shown.returncode == 0 and (tmp_path / "tokens_0.png").stat().st_size > 1000
+    again = study("run", "--reducers", f"none,random,{mine}", "--quick", *TINY, "--out", out)
+    assert again.returncode == 0 and len(list((out / "runs").iterdir())) == 3
