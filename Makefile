@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: study test lint format clean
+.PHONY: study test lint format docs clean
 
 study: .venv/installed
 	$(BIN)/cropr-study run --reducers all $(ARGS)
@@ -22,6 +22,10 @@ lint: .venv/installed-test
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed
+	$(BIN)/python -c "from pathlib import Path; from studies.commands.docs import methods_page; \
+	    Path('docs/methods.md').write_text(methods_page())"
 
 clean:
 	rm -rf .venv
