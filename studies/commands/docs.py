@@ -17,8 +17,8 @@ def methods_page() -> str:
     """Every method with its paper, needs and options."""
     lines = [
         "# Methods", "",
-        "Made by `make docs` from the declarations that end the methods' files. `cropr-study list reducers NAME` says the "
-        "same, also of a file of your own.",
+        "Made by `make docs` from the declarations that end the methods' files. `cropr-study list reducers NAME` says "
+        "the same, also of a file of your own.",
     ]  # fmt: skip
     for role, title in ROLES.items():
         lines += ["", f"## {title}"]
@@ -42,7 +42,7 @@ def _section(name: str, entry: dict) -> list[str]:
     if not entry["options"]:
         return lines
     rows = [
-        f"| `{option}` | {value['type']} | {value['shown']} | {value['meaning']} |".replace("\\n", " ")
+        f"| `{option}` | {value['type']} | {value['shown']} | {value['meaning']} |"
         for option, value in entry["options"].items()
     ]
     return [*lines, "", "| option | values | default | meaning |", "|---|---|---|---|", *rows]
