@@ -219,7 +219,7 @@ def repeatable(case: Case, kind: str) -> None:
 def finite(case: Case, kind: str) -> None:
     """Logits are finite, of images that are black, of one colour and far out as well."""
     model, x = case.model(kind), images()
-    for name, batch in {"random": x, "black": 0 * x, "one colour": 0 * x + 1, "hundredfold": 100 * x}.items():
+    for name, batch in {"drawn": x, "black": 0 * x, "one colour": 0 * x + 1, "hundredfold": 100 * x}.items():
         all_finite(model(batch), f"logits of {name} images")
 
 

@@ -15,10 +15,9 @@ EXEMPT = ("studies/catalogue/",)  # what a study compares is its business
 # "none" and "random" are words too. Each use that is not the name of a method, and how often it may occur.
 WORDS = {
     ("studies/models/methods.py", "random"): 1,  # a role, see ORDER
-    ("studies/measure/bench.py", "random"): 1,  # a role, as in the next four
+    ("studies/measure/bench.py", "random"): 1,  # a role, as in the next three
     ("studies/commands/docs.py", "random"): 1,
     ("studies/commands/run.py", "random"): 2,
-    ("studies/conformance/checks.py", "random"): 1,
     ("results/statistics/compare.py", "random"): 1,
     ("studies/models/reducers.py", "none"): 1,  # the fusion of DenseViT
     ("studies/models/given.py", "none"): 1,  # nothing to list, as in the next three
