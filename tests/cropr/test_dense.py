@@ -329,7 +329,7 @@ def test_refusals_name_what_is_valid():
         DenseViT(vit, fusion="lff")
     with pytest.raises(ValueError, match="valid: unmerge"):
         DenseViT(vit, reducers("tome", vit), fusion="llf")
-    with pytest.raises(ValueError, match="EViT fuses them; use fuse=false"):
+    with pytest.raises(ValueError, match="EViT fuses them; use rest=llf"):
         DenseViT(vit, {1: reducers("evit_fused", vit)[1]}, fusion="none")
     with pytest.raises(ValueError, match="last block"):
         DenseViT(vit, {DEPTH - 1: CroprModule(9, WIDTH, 7)})
