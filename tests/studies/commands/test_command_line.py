@@ -131,3 +131,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     done = study("run", "--quick", "--out", tmp_path / "file" / "out")
     assert done.returncode == 2 and "cannot write" in done.stderr
+
+
+def test_options_of_run_stand_in_panels():
+    text = study("run", "--help", COLUMNS="120", NO_COLOR="1").stdout
+    titles = [
+        title
+        for line in text.splitlines()
+        for title in ("Study", "Training", "Where it runs", "Slurm")
+        if f"─ {title} ─" in line
+    ]
+    assert titles == ["Study", "Training", "Where it runs", "Slurm"]
+    parts = dict(zip(titles, [text.split(f"─ {title} ─")[1].split("╰")[0] for title in titles], strict=True))
+    assert "--reducers" in parts["Study"] and "--recipe" in parts["Training"]
+    assert "--device" in parts["Where it runs"] and "--partition" in parts["Slurm"]
+    assert "Slurm:" not in text
