@@ -135,13 +135,9 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
 
 def test_options_of_run_stand_in_panels():
     text = study("run", "--help", COLUMNS="120", NO_COLOR="1").stdout
-    titles = [
-        title
-        for line in text.splitlines()
-        for title in ("Study", "Training", "Where it runs", "Slurm")
-        if f"─ {title} ─" in line
-    ]
-    assert titles == ["Study", "Training", "Where it runs", "Slurm"]
+    names = ("Study", "Training", "Where it runs", "Slurm")
+    titles = [name for name in names if f"─ {name} ─" in text]
+    assert titles == list(names)
     parts = dict(zip(titles, [text.split(f"─ {title} ─")[1].split("╰")[0] for title in titles], strict=True))
     assert "--reducers" in parts["Study"] and "--recipe" in parts["Training"]
     assert "--device" in parts["Where it runs"] and "--partition" in parts["Slurm"]
