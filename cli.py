@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -15,6 +16,7 @@ from time import sleep
 from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 app = typer.Typer(
     name="cropr-study",
@@ -27,6 +29,13 @@ app = typer.Typer(
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 SETTINGS = "settings of the recipe"  # what the configuration file says of it, in the context of the command
 WATCH_S = 5.0
+# Of the options that several commands share; what is in none stands under "Options".
+PANELS = {
+    "Study": "reducers budgets seeds task dataset data backbone random_at_counts config",
+    "Training": "train recipe settings quick rerun",
+    "Where it runs": "launcher out device jobs dry_run",
+    "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
+}
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
 DatasetOption = Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")]
@@ -75,12 +84,25 @@ def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]]
                 made = {name: groups[name](**{key: values.pop(key) for key in own}) for name, own in keys.items()}
             command(**values, **made)
 
-        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters]
+        parameters = [in_panel(p.replace(kind=Parameter.KEYWORD_ONLY)) for p in parameters]
         called.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {p.name: p.annotation for p in parameters}
         return called
 
     return decorate
+
+
+def in_panel(parameter: Parameter) -> Parameter:
+    """The same option, under the title of its panel."""
+    panel = next((title for title, names in PANELS.items() if parameter.name in names.split()), None)
+    kind: Any = getattr(parameter.annotation, "__origin__", None)
+    if panel is None or kind is None:
+        return parameter
+    said = [copy(info) for info in parameter.annotation.__metadata__]  # the original is that of other commands too
+    for info in said:
+        if isinstance(info, OptionInfo):
+            info.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[(kind, *said)])
 
 
 def study_options(
@@ -90,7 +112,9 @@ def study_options(
     ] = None,
     reducers: Annotated[
         str | None,
-        typer.Option(help="`all`, or names with options: cropr:llf=true,evit:fuse=false (default: the study's)."),
+        typer.Option(
+            help="`all`, names with options (cropr:rest=llf,norm), your own file ./mine.py (default: the study's)."
+        ),
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 1,
@@ -124,20 +148,20 @@ def study_options(
 
 
 def slurm_options(
-    profile: Annotated[str | None, typer.Option(help="Slurm: a cluster's TOML file, by name or path.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm.")] = None,
-    account: Annotated[str | None, typer.Option(help="Slurm.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Slurm.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Slurm: features of the node.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="Slurm: GPUs a node, with a process each.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Slurm: CPUs a process.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Slurm: memory a node, such as 32G.")] = None,
-    time: Annotated[int | None, typer.Option(min=1, help="Slurm: minutes a job; it is requeued then.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Slurm: nodes a job.")] = None,
-    throttle: Annotated[int | None, typer.Option(min=1, help="Slurm: jobs of an array at a time.")] = None,
-    runs_per_job: Annotated[int | None, typer.Option(min=1, help="Slurm: runs that a job does in turn.")] = None,
-    setup: Annotated[list[str] | None, typer.Option(help="Slurm: a line of shell before Python starts.")] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: any other key=value of sbatch.")] = None,
+    profile: Annotated[str | None, typer.Option(help="A cluster's TOML file, by name or path.")] = None,
+    partition: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
+    account: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
+    qos: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features of the node.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs a node, with a process each.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs a process.")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory a node, such as 32G.")] = None,
+    time: Annotated[int | None, typer.Option(min=1, help="Minutes a job; it is requeued then.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes a job.")] = None,
+    throttle: Annotated[int | None, typer.Option(min=1, help="Jobs of an array at a time.")] = None,
+    runs_per_job: Annotated[int | None, typer.Option(min=1, help="Runs that a job does in turn.")] = None,
+    setup: Annotated[list[str] | None, typer.Option(help="A line of shell before Python starts.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="Any other key=value of sbatch.")] = None,
 ) -> tuple[str | None, dict[str, Any]]:
     """What a job asks Slurm for: the profile, and what goes over it by submitit's names."""
     from studies.commands.cluster import slurm_options as named
@@ -436,7 +460,7 @@ def new_method(file: Annotated[Path, typer.Argument(help="Where to: NAME.py, the
 def list_names(
     what: Annotated[str, typer.Argument(help="reducers, studies, datasets or backbones.")],
     pattern: Annotated[
-        str | None, typer.Argument(help="A reducer or ./FILE.py: its page; backbones: a pattern.")
+        str | None, typer.Argument(help="A reducer, ./FILE.py or a study: its page; backbones: a pattern.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,42 +12,13 @@ from typing import Any
 
 from cropr.method import Method
 from results.records.store import SCHEMA, Claim, read_json, write_json
-from studies.catalogue import fusion, pareto, resolution, segmentation
+from studies.catalogue import studies
 from studies.config import Recipe, RunConfig
 from studies.models.methods import parse_one, reference
 
-__all__ = ["STUDIES", "Study", "Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
+__all__ = ["Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What a named study is, where the command line does not say otherwise."""
-
-    summary: str
-    task: str
-    recipes: Any  # module of the catalogue with BACKBONE, FINETUNE and their QUICK_ forms
-    reducers: str = "all"
-    budgets: str = "0.8,0.65,0.5"
-    backbone: str = "scenes_vit"
-    trains: bool = True  # False: only timed, with random weights
-
-
-# The first one of a task is what `--task` alone means.
-STUDIES = {
-    "pareto": Study("accuracy against cost of every reducer at the same budgets", "classification", pareto),
-    "segmentation": Study(
-        "the same for semantic segmentation", "segmentation", segmentation,
-        budgets=segmentation.BUDGETS, backbone=segmentation.BACKBONE_NAME,
-    ),
-    "fusion": Study(
-        "what becomes of dropped patches in segmentation", "segmentation", segmentation,
-        fusion.REDUCERS, fusion.BUDGETS, segmentation.BACKBONE_NAME,
-    ),
-    "resolution": Study(
-        "cost and speed against image size, random weights", "segmentation", resolution,
-        budgets=resolution.BUDGETS, backbone=resolution.BACKBONE, trains=False,
-    ),
-}  # fmt: skip
 BATCH = 64  # images, of the timing
 DENSE_PIXELS = 2**20  # at most, of its batch in dense tasks
 
@@ -74,13 +45,13 @@ def plan(
 ) -> list[RunConfig]:
     """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
     given runs once."""
-    recipes = STUDIES[study].recipes
+    recipes = studies()[study].recipes(quick)
     own = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
-    finetune = recipe or (recipes.QUICK_FINETUNE if quick else recipes.FINETUNE)
+    finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
         "recipe": finetune if train == "recipe" else None, "data_dir": data_dir, "device": device, "quick": quick,
-        "backbone_recipe": (recipes.QUICK_BACKBONE if quick else recipes.BACKBONE) if own else None,
+        "backbone_recipe": recipes[1] if own else None,
     }  # fmt: skip
     runs = []
     for seed in range(seeds):

@@ -9,11 +9,15 @@ from typing import Any
 
 from cropr.method import Method
 from cropr.nearest import nearest
+from studies.catalogue import Study, studies
 from studies.commands.options import one_of
 
 __all__ = ["names", "show"]
 
 HEADER = ("name", "role", "summary", "options")
+TEXTS = (
+    "summary", "claim", "source", "command", "expected", "seen", "time", "values", "task", "reducers", "budgets",
+)  # fmt: skip
 KINDS = ["reducers", "studies", "datasets", "backbones"]
 
 
@@ -23,15 +27,35 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
     one_of("list", what, KINDS)
     if what == "reducers":
         return _reducers(pattern)
+    if pattern is not None and what == "studies":
+        one_of("study", pattern, studies())
+        return {pattern: _study(studies()[pattern])}
     if pattern is not None and what != "backbones":
         raise ValueError(f"a pattern chooses backbones, not {what}")
     if what == "backbones":
         return _backbones(pattern)
+    if what == "studies":
+        return {name: _study(study) for name, study in studies().items()}
     from studies.data.datasets import DATASETS
-    from studies.study import STUDIES
 
-    table = {name: study.summary for name, study in STUDIES.items()} if what == "studies" else DATASETS
-    return {name: {"summary": text} for name, text in table.items()}
+    return {name: {"summary": text} for name, text in DATASETS.items()}
+
+
+def _study(study: Study) -> dict[str, Any]:
+    texts = (
+        "summary",
+        "claim",
+        "source",
+        "command",
+        "expected",
+        "seen",
+        "time",
+        "values",
+        "task",
+        "reducers",
+        "budgets",
+    )
+    return {key: getattr(study, key) for key in texts}
 
 
 def _reducers(name: str | None) -> dict[str, dict[str, Any]]:
@@ -90,8 +114,10 @@ def _backbones(pattern: str | None) -> dict[str, dict[str, Any]]:
 
 def show(what: str, found: dict[str, dict[str, Any]]) -> None:
     """Print `names`: a table on a terminal, plain lines elsewhere; of a single reducer a page."""
-    if what == "reducers" and len(found) == 1:
-        print("\n".join(page(*next(iter(found.items())))))
+    if what in ("reducers", "studies") and len(found) == 1:
+        name, entry = next(iter(found.items()))
+        lines = page(name, entry) if what == "reducers" else [name, *(f"  {k:<10}{v}" for k, v in entry.items() if v)]
+        print("\n".join(lines))
         return
     rows = list(_rows(found))
     if sys.stdout.isatty():
@@ -137,7 +163,7 @@ def _rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         if "options" in entry:
             yield name, entry["role"], entry["summary"], ", ".join(entry["options"])
         else:
-            yield name, entry.get("summary") or _architecture(entry)
+            yield name, (entry["summary"] if "summary" in entry else _architecture(entry))
 
 
 def _architecture(entry: dict[str, Any]) -> str:

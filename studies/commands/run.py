@@ -10,6 +10,7 @@ from typing import Any
 
 from cropr.method import Method
 from results.records.store import last_error
+from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
 from studies.commands.options import one_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
@@ -17,7 +18,6 @@ from studies.launch.profile import resources
 from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
-from studies.study import STUDIES, Study
 from studies.tasks import TASKS
 
 __all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
@@ -52,7 +52,9 @@ class Options:
     def name(self) -> str:
         """Of the study."""
         task = self.task or "classification"
-        return self.study or next(name for name, study in STUDIES.items() if study.task == task)
+        return self.study or next(
+            (name for name, study in studies().items() if study.task == task and study.default_of_task), task
+        )
 
     @property
     def directory(self) -> Path:
@@ -82,10 +84,10 @@ def study_of(options: Options) -> Study:
     """What the study is by default. Raises ValueError for an unknown one, or one of another task."""
     if options.task is not None:
         one_of("task", options.task, TASKS)
-    one_of("study", options.name, STUDIES)
-    study = STUDIES[options.name]
+    one_of("study", options.name, studies())
+    study = studies()[options.name]
     if options.task not in (None, study.task):
-        others = ", ".join(name for name, other in STUDIES.items() if other.task == options.task)
+        others = ", ".join(name for name, other in studies().items() if other.task == options.task)
         raise ValueError(f"study {options.name} is of task {study.task}; valid for {options.task}: {others}")
     return study
 
@@ -95,22 +97,22 @@ def only_timed(options: Options) -> Bench | None:
     from studies.launch.here import in_torchrun
 
     study = study_of(options)
-    if study.trains:
+    if study.timing is None:
         return None
     if in_torchrun():
         raise ValueError(f"study {options.name} trains nothing, so that torchrun's processes have nothing to share")
-    values, quick = study.recipes, options.quick
+    timing, quick = study.timing, options.quick
     return Bench(
         options.backbone or study.backbone, options.reducers or study.reducers, options.budgets or study.budgets,
-        values.BATCH_SIZES, values.QUICK_IMG_SIZES if quick else values.IMG_SIZES,
-        values.QUICK_ROUNDS if quick else values.ROUNDS, "float32", options.device, False, options.directory,
-        task=study.task, num_classes=values.NUM_CLASSES,
+        timing.batch_sizes, timing.quick_img_sizes if quick else timing.img_sizes,
+        timing.quick_rounds if quick else timing.rounds, "float32", options.device, False, options.directory,
+        task=study.task, num_classes=timing.num_classes,
     )  # fmt: skip
 
 
 def reducers_of(options: Options) -> list[Method]:
     """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
-    text = options.reducers or STUDIES[options.name].reducers
+    text = options.reducers or studies()[options.name].reducers
     dense = TASKS[study_of(options).task].dense
     methods = parse(text, dense)
     if options.random_at_counts:
@@ -141,8 +143,7 @@ def recipe_of(options: Options) -> Recipe:
     """The recipe of the study, or a published one, with the settings of `--set`."""
     from studies.catalogue.recipes import RECIPES
 
-    recipes = STUDIES[options.name].recipes
-    recipe = recipes.QUICK_FINETUNE if options.quick else recipes.FINETUNE
+    recipe, _ = studies()[options.name].recipes(options.quick)
     if options.recipe is not None:
         one_of("recipe", options.recipe, RECIPES)
         recipe = RECIPES[options.recipe]
@@ -151,7 +152,7 @@ def recipe_of(options: Options) -> Recipe:
         if not found:
             raise ValueError(f"--set {setting!r} is not key=value")
         recipe = replace_key(recipe, key, value)
-    if STUDIES[options.name].task != "classification" and (recipe.mixup or recipe.cutmix):
+    if studies()[options.name].task != "classification" and (recipe.mixup or recipe.cutmix):
         raise ValueError(
             "mixup and cutmix mix classes of whole images; a dense task needs --set mixup=0 --set cutmix=0"
         )

@@ -203,9 +203,8 @@ def try_out(built: Built) -> None:
         return
     import torch
 
-    from studies.measure.flops import image_size
-
     model = built.model.eval()
+    size = [n * p for n, p in zip(model.grid_size, model.vit.patch_embed.patch_size, strict=True)]
 
     def look(i: int, reducer: Any, args: Any, tokens: Any) -> None:
         seen, said = tokens.x.shape[1], model.token_counts()[i][2]
@@ -218,7 +217,7 @@ def try_out(built: Built) -> None:
     hooks = [r.register_forward_hook(partial(look, int(i))) for i, r in model.reducers.items()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), blamed(type(built.method)):
-            model(torch.randn(2, 3, *image_size(model)))
+            model(torch.randn(2, 3, *size))
     finally:
         for hook in hooks:
             hook.remove()

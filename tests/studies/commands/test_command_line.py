@@ -131,3 +131,14 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     done = study("run", "--quick", "--out", tmp_path / "file" / "out")
     assert done.returncode == 2 and "cannot write" in done.stderr
+
+
+def test_options_of_run_stand_in_panels():
+    text = study("run", "--help", COLUMNS="120", NO_COLOR="1").stdout
+    names = ("Study", "Training", "Where it runs", "Slurm")
+    titles = [name for name in names if f"─ {name} ─" in text]
+    assert titles == list(names)
+    parts = dict(zip(titles, [text.split(f"─ {title} ─")[1].split("╰")[0] for title in titles], strict=True))
+    assert "--reducers" in parts["Study"] and "--recipe" in parts["Training"]
+    assert "--device" in parts["Where it runs"] and "--partition" in parts["Slurm"]
+    assert "Slurm:" not in text

@@ -97,5 +97,5 @@ def test_backbones_of_timm_by_pattern():
     assert nothing.returncode == 2 and "'resnet18*'" in nothing.stderr
     wrong = study("list", "reducers", "evti")
     assert wrong.returncode == 2 and "did you mean evit" in wrong.stderr
-    wrong = study("list", "studies", "x*")
+    wrong = study("list", "datasets", "x*")
     assert wrong.returncode == 2 and "pattern" in wrong.stderr

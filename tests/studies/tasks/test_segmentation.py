@@ -15,7 +15,7 @@ from cropr.macs import count
 from cropr.method import Training
 from cropr.objective import weighted_loss
 from results.figures.pictures import Row, draw_rows
-from studies.catalogue import fusion, segmentation
+from studies.catalogue import fusion, segmentation, studies
 from studies.catalogue.recipes import RECIPES
 from studies.config import Recipe, RunConfig
 from studies.data import Batch
@@ -26,7 +26,6 @@ from studies.models.backbones import create_backbone, sized_for
 from studies.models.methods import parse_one
 from studies.models.reducers import build
 from studies.show import pixel_maps, trace
-from studies.study import STUDIES
 from studies.tasks import TASKS
 from studies.tasks.segmentation import criterion, evaluate, predict
 from studies.training.trainer import Trainer
@@ -51,8 +50,8 @@ def test_tasks_say_what_the_report_reads():
     assert config(task="classification").id != config().id
     headlines = {name: info.metrics[0].name for name, info in TASKS.items()}
     assert headlines == {"classification": "top1", "segmentation": "miou"}
-    assert {study.task for study in STUDIES.values()} == set(TASKS)
-    assert fusion.FUSIONS == FUSIONS
+    assert {study.task for study in studies().values()} == set(TASKS)
+    assert {"none" if rest == "drop" else rest for rest in fusion.RESTS} == set(FUSIONS)
 
 
 def test_scenes_for_segmentation():
