@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "nearest"]
+__all__ = ["did_you_mean", "nearest", "one_of"]
 
 
 def did_you_mean(name: str, valid: Iterable[str], num: int = 1) -> str:
@@ -18,3 +18,10 @@ def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
     """An error message: the bad value, the nearest match and the valid ones."""
     valid = sorted(valid)
     return f"unknown {kind} {name!r}{did_you_mean(name, valid) or '.'} Valid: {', '.join(valid) or 'none'}"
+
+
+def one_of(kind: str, name: str, valid: Iterable[str]) -> None:
+    """Raise ValueError with the nearest match unless `name` is one of `valid`."""
+    valid = list(valid)
+    if name not in valid:
+        raise ValueError(nearest(kind, name, valid))

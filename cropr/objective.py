@@ -31,6 +31,9 @@ class Labelled(Protocol):
     @property
     def target(self) -> Tensor: ...  # as the criterion wants it
 
+    @property
+    def patch_target(self) -> Tensor | None: ...  # [B, L] labels in the patch grid, where there are some
+
 
 class Term(NamedTuple):
     """`weight` times a mean: the sum `total` [], divided by the count of the name `over`."""

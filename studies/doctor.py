@@ -110,7 +110,7 @@ def _kernels() -> list[Finding]:
 
 def _data() -> Finding:
     """The embedded data against the fingerprint that they have with the versions in constraints.txt."""
-    from studies.data.scenes import TESTED_FINGERPRINT, Scenes
+    from studies.data.sets.scenes import TESTED_FINGERPRINT, Scenes
 
     own = Scenes().fingerprint
     if own == TESTED_FINGERPRINT:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from studies.data.imagenet import ImageFolder
+from studies.data.sets.imagenet import ImageFolder
 
 CLASSES = ("n01440764", "n01443537", "n02119789")
 CONFIG = {

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from studies.data.masks import MaskFolder
+from studies.data.sets.masks import MaskFolder
 
 CLASSES = ("background", "square", "disc", "never")
 SIZES = ((60, 40), (40, 60), (60, 40), (50, 50))  # width, height

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cropr.nearest import one_of
 from results.records.store import SCHEMA, Claim, read_json, read_result, write_json
-from studies.commands.options import one_of, parse_budgets, parse_sizes, resolve_device
+from studies.commands.options import parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
 from studies.tasks import TASKS
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cropr.method import Method
-from cropr.nearest import nearest
+from cropr.nearest import nearest, one_of
 from studies.catalogue import Study, studies
-from studies.commands.options import one_of
 
 __all__ = ["names", "show"]
 
@@ -36,9 +35,12 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
         return _backbones(pattern)
     if what == "studies":
         return {name: _study(study) for name, study in studies().items()}
-    from studies.data.datasets import DATASETS
+    from studies.data.datasets import datasets
 
-    return {name: {"summary": text} for name, text in DATASETS.items()}
+    return {
+        name: {"summary": entry.summary, "tasks": list(entry.tasks), "splits": entry.splits, "folder": entry.folder}
+        for name, entry in datasets().items()
+    }
 
 
 def _study(study: Study) -> dict[str, Any]:
@@ -163,7 +165,10 @@ def _rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         if "options" in entry:
             yield name, entry["role"], entry["summary"], ", ".join(entry["options"])
         else:
-            yield name, (entry["summary"] if "summary" in entry else _architecture(entry))
+            serves = [f"({', '.join(entry['tasks'])})"] if "tasks" in entry else []
+            needs = [f"with --data {entry['folder']}"] if entry.get("folder") else []
+            text = entry["summary"] if "summary" in entry else _architecture(entry)
+            yield name, " ".join([", ".join([text, *needs]), *serves])
 
 
 def _architecture(entry: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cropr.nearest import nearest
+from cropr.nearest import one_of
 
-__all__ = ["give_methods", "one_of", "parse_budgets", "parse_sizes", "resolve_device"]
+__all__ = ["give_methods", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
 def parse_budgets(text: str) -> list[float]:
@@ -49,10 +49,3 @@ def give_methods(sources: Iterable[str] | None) -> None:
 
     for source in sources or ():
         give(source)
-
-
-def one_of(kind: str, name: str, valid: Iterable[str]) -> None:
-    """Raise ValueError with the nearest match unless `name` is one of `valid`."""
-    valid = list(valid)
-    if name not in valid:
-        raise ValueError(nearest(kind, name, valid))

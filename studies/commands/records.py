@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from studies.commands.options import one_of, resolve_device
+from studies.commands.options import resolve_device
 
 __all__ = ["evaluate", "write_report"]
 
@@ -25,12 +25,11 @@ def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
 def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
     """Metrics of a saved model on the test split. Raises ValueError, OSError."""
     from studies.config import RunConfig
-    from studies.data.datasets import DATASETS, create_dataset
+    from studies.data.datasets import create_dataset
     from studies.models.deploy import info, load
     from studies.models.methods import reference
     from studies.tasks import load_task
 
-    one_of("data set", dataset, DATASETS)
     saved, where = info(model), resolve_device(device)
     name = "segmentation" if saved.get("fusion") else "classification"
     config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cropr.method import Method
+from cropr.nearest import one_of
 from results.records.store import last_error
 from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
-from studies.commands.options import one_of, parse_budgets, resolve_device
+from studies.commands.options import parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.launch.profile import resources
 from studies.models.methods import ALL, builtin, parse, parse_one
@@ -63,17 +64,18 @@ class Options:
 
 def configs_of(options: Options) -> list[RunConfig]:
     """The runs that `options` ask for. Raises ValueError."""
-    from studies.data.datasets import DATASETS
+    study = study_of(options)
+    reducers = reducers_of(options)
+    from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
     from studies.study import plan
 
-    study = study_of(options)
-    one_of("data set", options.dataset, DATASETS)
+    one_of("data set", options.dataset, datasets())
     one_of("launcher", options.launcher, ["local", "slurm"])
     one_of("training", options.train, ["none", "recipe"])
     budgets = parse_budgets(options.budgets or study.budgets)
     name, _, checkpoint = (options.backbone or study.backbone).partition("=")
     return plan(
-        options.name, reducers_of(options), budgets[-1:] if options.quick else budgets, options.seeds,
+        options.name, reducers, budgets[-1:] if options.quick else budgets, options.seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
         data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options),

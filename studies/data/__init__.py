@@ -1,12 +1,20 @@
-"""Data sets. Each yields `Batch`es; none knows a model or a reducer."""
+"""Data sets (sets/) and what they are made of. Each yields `Batch`es; none knows a model or a reducer.
+
+Nothing heavy is imported here: what a data set is, in types.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from studies.config import RunConfig
+
+__all__ = ["IGNORE_INDEX", "Batch", "Data", "Dataset"]
 
 IGNORE_INDEX = 255  # label of pixels that count nowhere
 
@@ -24,3 +32,61 @@ class Batch(NamedTuple):
     def truth(self) -> Tensor | None:
         """[B, L] 1 where a patch has something to predict (label 0 is the background), for controls that read it."""
         return None if self.patch_target is None else self.patch_target > 0
+
+
+class Data(Protocol):
+    """What training and scoring ask of a data set."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Their names."""
+
+    @property
+    def num_classes(self) -> int:
+        """Logits that a model of it has: the classes, and the background where that is one."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """[3] of the normalisation, as `std`."""
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def seed(self) -> int:
+        """What its training items depend on."""
+
+    @property
+    def num_train(self) -> int: ...
+
+    @property
+    def num_test(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest that other items change."""
+
+    def train_batches(self, epoch: int, batch_size: int, start: int = 0, rows: slice = ...) -> Iterator[Batch]:
+        """Full batches of an epoch from number `start` on, and of each its `rows`."""
+
+    def test_batches(self, batch_size: int, turns: slice = ...) -> Iterator[Batch]:
+        """The test items, each once, or of these batches some."""
+
+    def test_items(self, items: Sequence[int]) -> Batch:
+        """Test items by number, of one size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The declaration of a data set. `make` reads it for a run and raises ValueError for what is missing or cannot be
+    read."""
+
+    name: str
+    summary: str
+    tasks: tuple[str, ...]
+    splits: dict[str, str]  # what a model is trained on and scored on -> what that is
+    make: Callable[[RunConfig], Data]
+    folder: str = ""  # what `--data` names; "": nothing, the items are embedded

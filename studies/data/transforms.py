@@ -15,7 +15,7 @@ import torch
 
 from cropr.nearest import nearest
 
-__all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform"]
+__all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform", "vit_config_of"]
 
 AUGMENTS = (
     "auto_augment", "color_jitter", "color_jitter_prob", "gaussian_blur_prob", "grayscale_prob", "hflip",
@@ -37,6 +37,15 @@ def seeded(*key: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def vit_config_of(backbone: str) -> dict[str, Any]:
+    """How images are prepared for a backbone by timm's name: size, mean, std, crop, interpolation."""
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(backbone)
+    return resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
 
 
 def eval_transform(config: dict[str, Any]) -> Any:

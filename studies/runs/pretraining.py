@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,6 +17,7 @@ from cropr.dense import DenseViT
 from cropr.vit import ReducedViT
 from results.records.store import SCHEMA, ClaimedElsewhere, last_error, write_bytes, write_json
 from studies.config import RunConfig
+from studies.data import Data
 from studies.data.datasets import create_dataset
 from studies.models.backbones import create_backbone, sized_for
 from studies.models.methods import reference
@@ -45,7 +45,7 @@ def backbone_dir(config: RunConfig, out: Path) -> Path:
     return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
 
 
-def make_backbone(config: RunConfig, out: Path, data: Any) -> nn.Module:
+def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
     """The plain pretrained model: the project's own, a checkpoint, or timm's pretrained weights."""
     drop_path = config.recipe.drop_path if config.recipe else 0.0
     own = config.backbone_recipe is not None

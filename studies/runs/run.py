@@ -21,6 +21,7 @@ from results.records.store import (
     write_json,
 )
 from studies.config import RunConfig
+from studies.data import Data
 from studies.data.datasets import create_dataset
 from studies.measure.flops import check_macs
 from studies.models.deploy import save
@@ -110,7 +111,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
 
 
 def _train(
-    config: RunConfig, built: Built, objective: Any, data: Any, held: Held
+    config: RunConfig, built: Built, objective: Objective, data: Data, held: Held
 ) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
     scores: list[Evaluation] = []
 
@@ -137,7 +138,7 @@ def _train(
     return history, trainer.evaluated, final
 
 
-def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World, masked: bool = False) -> Evaluation:
+def _evaluate(config: RunConfig, model: ReducedViT, data: Data, world: World, masked: bool = False) -> Evaluation:
     """Scores of the model as it is deployed, or with dropped tokens marked as in training."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
     task = load_task(config.task)
@@ -150,7 +151,7 @@ def _evaluate(config: RunConfig, model: ReducedViT, data: Any, world: World, mas
     return scores
 
 
-def _record(config: RunConfig, method: Method, data: Any, started: str) -> dict[str, Any]:
+def _record(config: RunConfig, method: Method, data: Data, started: str) -> dict[str, Any]:
     dtype = config.recipe.amp if config.recipe and config.recipe.amp else "float32"
     seeds = {"run": config.seed, "data": data.seed}
     return {
@@ -178,7 +179,7 @@ def _record(config: RunConfig, method: Method, data: Any, started: str) -> dict[
 def _outcome(
     config: RunConfig,
     built: Built,
-    objective: Any,
+    objective: Objective,
     final: Evaluation,
     masked: Evaluation | None,
     history: list[dict[str, Any]],

@@ -5,15 +5,16 @@ Nothing heavy is imported until `load_task` is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from cropr.objective import Criterion
+    from cropr.objective import Criterion, Objective
+    from cropr.vit import ReducedViT
     from studies.data import Batch
     from studies.training.distributed import World
 
@@ -55,9 +56,8 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """What the module of a task has."""
 
-    BackboneObjective: (
-        Any  # (embed_dim, num_classes, label_smoothing) -> objective of a backbone that the project trains
-    )
+    BackboneObjective: Callable[[int, int, float], Objective]
+    """(embed_dim, num_classes, label_smoothing) -> what a backbone that the project trains is trained for"""
 
     def criterion(self, label_smoothing: float = 0.0) -> Criterion: ...
 
@@ -65,7 +65,7 @@ class Task(Protocol):
 
     def evaluate(
         self,
-        model: Any,
+        model: ReducedViT,
         batches: Iterable[Batch],
         device: str,
         amp: torch.dtype | None = None,

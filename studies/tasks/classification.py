@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.objective import Counts, Criterion, CrossEntropy, Term, Terms
+from cropr.objective import Counts, Criterion, CrossEntropy, Labelled, Objective, Term, Terms
 from cropr.vit import ReducedViT
 from studies.data import Batch
 from studies.tasks import Evaluation
@@ -25,24 +25,21 @@ def criterion(label_smoothing: float = 0.0) -> Criterion:
     return CrossEntropy(label_smoothing)
 
 
-class BackboneObjective(nn.Module):
+class BackboneObjective(nn.Module, Objective):
     """Class loss plus the loss of a linear layer that names each patch: class labels alone leave a small model at
     chance for long. The layer is gone after training."""
 
     name = "CE of classes + CE of patches"
-    separable = True
 
     def __init__(self, embed_dim: int, num_classes: int, label_smoothing: float = 0.0):
-        super().__init__()
-        self.criterion, self.patch_criterion = criterion(label_smoothing), criterion()
+        nn.Module.__init__(self)
+        Objective.__init__(self, criterion(label_smoothing))
+        self.patch_criterion = criterion()
         self.patch_head = nn.Linear(embed_dim, num_classes + 1)
         nn.init.trunc_normal_(self.patch_head.weight, std=0.02)
         nn.init.zeros_(self.patch_head.bias)
 
-    def before_step(self, model: ReducedViT, progress: float) -> None:
-        pass
-
-    def forward(self, model: ReducedViT, batch: Batch) -> tuple[Terms, Counts]:
+    def forward(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
         assert batch.patch_target is not None  # only data sets with labels of patches train a backbone
         tokens = model.forward_features(batch.images)
         classes = self.criterion(model.forward_head(tokens), batch.target)
@@ -50,7 +47,7 @@ class BackboneObjective(nn.Module):
         patches = self.patch_criterion(named, batch.patch_target.flatten())
         return {"class": Term(classes, "label"), "patch": Term(patches, "patch")}, self.counts(model, batch)
 
-    def counts(self, model: ReducedViT, batch: Batch) -> Counts:
+    def counts(self, model: ReducedViT, batch: Labelled) -> Counts:
         assert batch.patch_target is not None
         patches = self.patch_criterion.count(batch.patch_target)
         return {"label": self.criterion.count(batch.target), "patch": patches}

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cropr.objective import Counts, weighted_loss
+from cropr.objective import Counts, Objective, weighted_loss
 from cropr.vit import ReducedViT
 from results.records.store import append_line, write_text
 from studies.config import Recipe
-from studies.data import Batch
+from studies.data import Batch, Data
 from studies.training.distributed import ALONE, World
 from studies.training.rates import learning_rate, parameter_groups
 from studies.training.state import below, load_optimizer, optimizer_tensors, read_state, under, write_state
@@ -65,8 +65,8 @@ class Trainer:
     def __init__(
         self,
         model: ReducedViT,
-        objective: Any,
-        data: Any,
+        objective: Objective,
+        data: Data,
         recipe: Recipe,
         run_dir: Path,
         *,

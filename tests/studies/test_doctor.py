@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import study
 
-from studies.data.scenes import TESTED_FINGERPRINT, Scenes
+from studies.data.sets.scenes import TESTED_FINGERPRINT, Scenes
 from studies.doctor import Finding, _packages, examine, healthy
 
 

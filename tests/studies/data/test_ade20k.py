@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from studies.data.ade20k import ADE20k
 from studies.data.loading import WrongFiles
+from studies.data.sets.ade20k import ADE20k
 
 
 def write_root(root):

@@ -6,8 +6,9 @@ import pytest
 from segmentation_folders import write_root
 
 from studies.config import RunConfig
-from studies.data.datasets import create_dataset
-from studies.data.masks import MaskFolder
+from studies.data.datasets import create_dataset, datasets
+from studies.data.sets.masks import MaskFolder
+from studies.tasks import TASKS
 
 CONFIG = RunConfig(
     study="s", task="segmentation", dataset="masks", backbone="vit_tiny_patch16_224.augreg_in21k", reducer="none",
@@ -44,3 +45,20 @@ def test_what_is_missing_is_named(dataset, tmp_path):
         create_dataset(config(dataset=dataset, data_dir=str(tmp_path / "nothing")))
     with pytest.raises(ValueError, match="data set imagenet serves classification, not segmentation"):
         create_dataset(config(dataset="imagenet"))
+
+
+def test_every_declaration_makes_what_it_says(tmp_path):
+    names = list(datasets())
+    assert names[0] == "scenes" and {"imagenet", "ade20k", "masks", "masks-palette"} < set(names)
+    for dataset in datasets().values():
+        assert set(dataset.tasks) <= set(TASKS) and {"train", "test"} <= set(dataset.splits) and dataset.summary
+    for task in datasets()["scenes"].tasks:
+        data = create_dataset(config(dataset="scenes", task=task))
+        batch = next(iter(data.test_batches(4)))
+        assert len(batch.images) == 4 and batch.images.shape[-1] == data.image_size
+        assert data.num_classes == len(data.classes) + (task == "segmentation")  # the background
+
+
+def test_an_unknown_data_set_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown data set 'scene'; did you mean scenes"):
+        create_dataset(config(dataset="scene"))

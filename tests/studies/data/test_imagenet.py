@@ -11,7 +11,7 @@ from image_folders import CLASSES, CONFIG, folder, write_root
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from studies.data.imagenet import UnreadableImages
+from studies.data.sets.imagenet import UnreadableImages
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from studies.data import Batch, scenes
-from studies.data.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels
-from studies.data.scenes import split_digits as split_labels
+from studies.data import Batch
+from studies.data.sets import scenes
+from studies.data.sets.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels
+from studies.data.sets.scenes import split_digits as split_labels
 
 
 def split_digits():

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from results.pages.report import build
 from studies.config import Recipe
-from studies.data.scenes import Scenes
+from studies.data.sets.scenes import Scenes
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse
 from studies.runs.run import execute

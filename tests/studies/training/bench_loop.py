@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cropr.method import Training
 from studies.catalogue.pareto import FINETUNE
-from studies.data.scenes import Scenes
+from studies.data.sets.scenes import Scenes
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse_one
 from studies.models.reducers import build

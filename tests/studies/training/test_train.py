@@ -17,7 +17,7 @@ from cropr.objective import CrossEntropy, Objective, Term, weighted_loss
 from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, from_dict, replace_key
 from studies.data import Batch
-from studies.data.scenes import Scenes
+from studies.data.sets.scenes import Scenes
 from studies.models.methods import parse_one
 from studies.models.reducers import build
 from studies.runs.provenance import weight_digest

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studies.data.masks import MaskFolder
+from studies.config import RunConfig
+from studies.data import Dataset
 from studies.data.segmentation_files import Folders
+from studies.data.sets.masks import MaskFolder
 
 __all__ = ["ADE20k"]
 
@@ -41,3 +43,18 @@ class ADE20k(MaskFolder):
 
     def read_classes(self, root: Path) -> list[str]:
         return [name.strip() for name in CLASSES.split(",")]
+
+
+def _make(config: RunConfig) -> ADE20k:
+    assert config.data_dir is not None
+    return ADE20k(config.data_dir, seed=config.seed)
+
+
+DATASET = Dataset(
+    name="ade20k",
+    summary="ADE20K scene parsing, 150 classes",
+    tasks=("segmentation",),
+    splits={"train": "images/training, 20,210", "test": "images/validation, 2,000"},
+    folder="ADEChallengeData2016",
+    make=_make,
+)

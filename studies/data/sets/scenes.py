@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from studies.data import Batch
+from studies.config import RunConfig
+from studies.data import Batch, Dataset
 
 Split = Literal["train", "test"]
 TASKS = ("classification", "segmentation")
@@ -312,3 +313,17 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
     first = np.stack([cols.argmax(1), rows.argmax(1)], 1)
     after = IMAGE_SIZE - np.stack([cols[:, ::-1].argmax(1), rows[:, ::-1].argmax(1)], 1)
     return np.concatenate([first, after], 1)
+
+
+def _make(config: RunConfig) -> Scenes:
+    digits = (1, MAX_DIGITS) if config.task == "segmentation" else (1, 1)
+    return Scenes(task=config.task, seed=config.seed, num_digits=digits)
+
+
+DATASET = Dataset(
+    name="scenes",
+    summary=f"handwritten digits on photographs, {IMAGE_SIZE} px, embedded",
+    tasks=TASKS,
+    splits={"train": "three of four digits, drawn anew in every epoch", "test": "the others, on other photographs"},
+    make=_make,
+)

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from studies.config import RunConfig
+from studies.data import Dataset
 from studies.data.imagenet_files import Listing, list_split, read_classes
 from studies.data.loading import FileDataset, Items, UnreadableImages, decode, skim
-from studies.data.transforms import eval_transform, train_transform
+from studies.data.transforms import eval_transform, train_transform, vit_config_of
 
 __all__ = ["ImageFolder", "UnreadableImages"]
 
@@ -85,3 +87,21 @@ class _Images(Items):
     def rows(self) -> Iterator[str]:
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             yield f"{path}\0{(self.root / path).stat().st_size}\0{self.classes[label]}"
+
+
+def _make(config: RunConfig) -> ImageFolder:
+    assert config.data_dir is not None
+    recipe = config.recipe
+    augment = {} if recipe is None else {"auto_augment": recipe.augment, "re_prob": recipe.random_erasing}
+    vit_config = vit_config_of(config.backbone)
+    return ImageFolder(config.data_dir, vit_config=vit_config, seed=config.seed, augment=augment)
+
+
+DATASET = Dataset(
+    name="imagenet",
+    summary="ImageNet, or any folder of class folders",
+    tasks=("classification",),
+    splits={"train": "train/<class>/*", "test": "val/<class>/*, or ImageNet's own flat val/*"},
+    folder="a folder with train/<class>/* and val/<class>/*",
+    make=_make,
+)

@@ -10,6 +10,7 @@ Letters: B items, H W height and width in pixels, S side of the crop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -17,9 +18,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from studies.config import RunConfig
+from studies.data import Dataset
 from studies.data.augment import IGNORE, EvalTransform, TrainTransform
 from studies.data.loading import BadFile, FileDataset, Items, decode, skim
 from studies.data.segmentation_files import Folders, MaskFormat, list_pairs, read_classes, read_image, read_mask
+from studies.data.transforms import vit_config_of
 
 __all__ = ["MaskFolder"]
 
@@ -144,3 +148,24 @@ class _Pairs(Items):
         yield "\0".join(self.classes)
         for pair in zip(self.paths, self.masks, strict=True):
             yield "\0".join(f"{path}\0{(self.root / path).stat().st_size}" for path in pair)
+
+
+def _make(config: RunConfig) -> MaskFolder:
+    assert config.data_dir is not None
+    vit_config = vit_config_of(config.backbone)
+    size, mean, std = vit_config["input_size"][-1], vit_config["mean"], vit_config["std"]
+    palette = config.dataset == PALETTE.name
+    return MaskFolder(config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed, palette=palette)
+
+
+DATASET = Dataset(
+    name="masks",
+    summary="any folder of images, masks of class numbers and classes.txt",
+    tasks=("segmentation",),
+    splits={"train": "images/train, masks/train", "test": "images/val, masks/val"},
+    folder="a folder with images/, masks/ and classes.txt",
+    make=_make,
+)
+PALETTE = replace(
+    DATASET, name="masks-palette", summary="the same, where masks are palette PNGs whose indices are the classes"
+)
