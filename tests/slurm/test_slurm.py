@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from results.records.store import read_json, read_lines, read_result
+from studies.commands.new_method import new_method
 from studies.config import from_dict
 from studies.launch import submissions
 from studies.launch.progress import going_on, survey
@@ -104,6 +105,25 @@ def test_two_submitters_at_once_make_one_study_that_equals_the_local_one(cluster
     waited = study("run", "--launcher", "slurm", *args, there)
     assert "Dense" in waited.output and results(there) == before
     assert json.loads(study("status", there, "--json").output)[0]["state"] == "done"
+
+
+def test_a_method_of_ones_own_goes_with_its_records(cluster: Cluster) -> None:
+    """The file is copied; jobs load the copy, whatever becomes of the file; a resubmission wants the same file."""
+    out = cluster.directory()
+    (out.parent / f"{out.name}_method").mkdir()
+    mine = new_method(out.parent / f"{out.name}_method" / "mine.py")
+    args = ("--quick", "--reducers", f"random,{mine}", *SHORT, "--set", "epochs=1", "--out", out)
+    study("submit", *args)
+    text = mine.read_text()
+    mine.write_text("1 / 0\n")
+    ended = runs_end(out)
+    assert set(ended.values()) == {"done"} and len([name for name in ended if name.startswith("mine-")]) == 1, ended
+    (copy,) = (out / "methods").iterdir()
+    assert copy.read_text() == text
+    assert "line 1" in study("submit", *args, code=2).output
+    mine.write_text(text)
+    wait_until(lambda: not going_on(survey(out)), "the study ends")
+    assert "nothing to submit" in study("submit", *args).output
 
 
 def test_what_is_stopped_or_killed_continues_to_the_same_bits(cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import TINY, study
+from command_line import ROOT, TINY, study
 
 from studies.commands.new_method import new_method
 from studies.models import given
@@ -73,25 +73,57 @@ def test_an_edited_file_is_another_variant_and_a_record_is_no_permission(mine):
         given.give(str(mine), "00000000")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("return tokens.patches.norm", "return 1 / 0 * tokens.patches.norm", ["ZeroDivisionError"]),
-    ],
-)
-def test_an_error_in_it_names_file_and_line_before_any_work(mine, old, new, words, tmp_path):
-    text = mine.read_text()
-    lines = [
-        number for number, line in enumerate(text.splitlines(), 1) if "tokens.patches" in line and "return" in line
-    ]
-    number = lines[0]
-    broken = text.splitlines()
-    broken[number - 1] = "        return 1 / 0 * tokens.patches"
-    mine.write_text("\n".join(broken) + "\n")
+def broken(mine, condition="True"):
+    """Let the score of `mine` raise where `condition` holds; -> the line that does."""
+    lines = mine.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if "return torch.linalg.vector_norm" in line)
+    lines[number] = (
+        f"        return tokens.patches.sum(-1) / (0 if {condition} else 1) * int('x' if {condition} else 1)"
+    )
+    mine.write_text("\n".join(lines) + "\n")
+    return number + 1
+
+
+def test_an_error_in_it_names_file_and_line_before_any_work(mine, tmp_path):
+    number = broken(mine)
     done = study("run", "--reducers", f"none,{mine}", "--quick", "--out", tmp_path / "out")
-    assert done.returncode == 2, done.stderr
-    assert f"mine.py, line {number}" in done.stderr and all(word in done.stderr for word in words)
+    assert done.returncode == 2 and f"mine.py, line {number}: ValueError" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_an_error_while_it_trains_stops_its_runs_only(mine, tmp_path):
+    number, out = broken(mine, "self.training"), tmp_path / "out"
+    done = study("run", "--reducers", f"{mine},random", "--quick", *TINY, "--out", out, timeout=600)
+    assert done.returncode == 1, done.stderr
+    states = {folder.name.split("-")[0]: sorted(p.name for p in folder.iterdir()) for folder in out.glob("runs/*")}
+    assert "result.json" in states["random"] and "result.json" not in states["mine"]
+    (failure,) = out.glob("runs/mine-*/failure.json")
+    (copy,) = (out / "methods").iterdir()  # that was loaded by the workers
+    assert json.loads(failure.read_text())["where"] == f"{copy.name}, line {number}"
+    assert f"{copy.name}, line {number}" in done.stdout + done.stderr
+
+
+def test_bench_takes_it(mine, tmp_path):
+    done = study("bench", "--backbone", "scenes_vit", "--reducers", f"random,{mine}:power=1", "--budgets", "0.5",
+                 "--batch-sizes", "1", "--rounds", "2", "--out", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 0 and "power=1" in done.stdout, done.stdout + done.stderr
+
+
+def test_an_installed_package_offers_methods_by_entry_points(mine, tmp_path):
+    site = tmp_path / "site"
+    info = site / "other-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cropr_study.methods]\nnormed = other_method:Mine\n")
+    (site / "other_method.py").write_text(mine.read_text())
+    path = f"{ROOT}:{site}"
+    page = study("list", "reducers", "normed", PYTHONPATH=path)
+    assert page.returncode == 0 and "power (a number" in page.stdout, page.stdout + page.stderr
+    assert study("list", "reducers", "normed").returncode == 2
+    planned = study("run", "--reducers", "normed:power=1", "--dry-run", "--out", tmp_path / "out", PYTHONPATH=path)
+    assert planned.returncode == 0 and "power=1" in planned.stdout, planned.stdout + planned.stderr
+    wrong = study("run", "--reducers", "normd", "--dry-run", "--out", tmp_path / "out", PYTHONPATH=path)
+    assert wrong.returncode == 2 and "did you mean normed" in wrong.stderr
 
 
 def test_a_block_that_is_not_there(mine, tmp_path):
