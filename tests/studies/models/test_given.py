@@ -122,7 +122,7 @@ def test_an_installed_package_offers_methods_by_entry_points(mine, tmp_path):
     assert study("list", "reducers", "normed").returncode == 2
     planned = study("run", "--reducers", "normed:power=1", "--dry-run", "--out", tmp_path / "out", PYTHONPATH=path)
     assert planned.returncode == 0 and "power1" in planned.stdout, planned.stdout + planned.stderr
-    wrong = study("run", "--reducers", "normd", "--dry-run", "--out", tmp_path / "out", PYTHONPATH=path)
+    wrong = study("run", "--reducers", "normedd", "--dry-run", "--out", tmp_path / "out", PYTHONPATH=path)
     assert wrong.returncode == 2 and "did you mean normed" in wrong.stderr
 
 
