@@ -2,7 +2,8 @@
 
 Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", arXiv 2106.02034
 (release: MIT). Written from the paper and a description of the release. What differs: any number of patches and of
-prefix tokens.
+prefix tokens; patches are ranked by the margin of the two logits, which has the order of the release's log-probability
+and goes on where that has rounded to 0.
 
 Letters: B images, P prefix tokens, N live patches, L patches of the full grid, D width, C classes.
 """
@@ -45,13 +46,16 @@ class Predictor(nn.Module):
         self.out_linear3 = nn.Linear(embed_dim // 4, 2)
 
     def forward(self, x: Tensor, policy: Tensor) -> Tensor:
+        return F.log_softmax(self.logits(x, policy), dim=-1)
+
+    def logits(self, x: Tensor, policy: Tensor) -> Tensor:
         local, shared = F.gelu(self.in_linear(self.in_norm(x))).chunk(2, dim=-1)
         weight = policy.to(x.dtype).unsqueeze(-1)
         # An image may have lost all its patches in training: its mean is 0 then, not 0 / 0.
         mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         x = torch.cat([local, mean.expand_as(shared)], dim=-1)
         x = F.gelu(self.out_linear2(F.gelu(self.out_linear1(x))))
-        return F.log_softmax(self.out_linear3(x), dim=-1)
+        return self.out_linear3(x)
 
 
 class DynamicViT(Dropper):
@@ -67,7 +71,8 @@ class DynamicViT(Dropper):
         return num_live * sum(p.weight.numel() for p in self.predictor.children() if isinstance(p, nn.Linear))
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        return self.predictor(tokens.patches, tokens.patches.new_ones(tokens.patches.shape[:2]))[..., 0]
+        logits = self.predictor.logits(tokens.patches, tokens.patches.new_ones(tokens.patches.shape[:2]))
+        return logits[..., 0] - logits[..., 1]  # the order of the probabilities, which saturate at 1 and 0
 
     def decide(self, log_prob: Tensor) -> Tensor:
         """[B, N] 1 keep, 0 drop: drawn with a straight-through gradient while training, the likelier one otherwise."""
@@ -220,7 +225,7 @@ class DynamicViTMethod(Dropping):
     label = "DynamicViT"
     paper = "arXiv 2106.02034"
     licence = "MIT"
-    version = 2
+    version = 3
     standard = True
     learns = "predictors, from the ratio loss, the distillation and the task's own loss"
     fused_attention = False
@@ -232,18 +237,17 @@ class DynamicViTMethod(Dropping):
     distill_weight: float = option(0.5, "of both distillation losses", low=0)
     token: str = option("mse", "distance of kept tokens from the teacher's", choices=("mse", "kl"))
     batch_mean: bool = option(False, "hold the share over the batch instead of in each image")
-    eval_mode: str = option(
-        "topk", "masked: the record also has the accuracy with tokens marked as in training, not removed",
-        choices=("topk", "masked"),
-    )  # fmt: skip
     attention: str = option(
         "exact", "under the mask in training: exact, or sdpa (approximate, fused)", choices=("exact", "sdpa")
     )
 
     @classmethod
     def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
-        """`policy=` was the older name of `attention=`."""
-        return super().respell(renamed(cls.name, given, policy="attention"), dense)
+        """`policy=` was the older name of `attention=`; `eval_mode=` asked for a score that every record has now."""
+        new = renamed(cls.name, given, policy="attention")
+        if (mode := new.pop("eval_mode", "topk")) not in ("topk", "masked"):
+            raise ValueError(f"{cls.name}: option eval_mode cannot be {mode!r}; valid: topk, masked")
+        return super().respell(new, dense)
 
     def check(self) -> None:
         super().check()
@@ -256,10 +260,6 @@ class DynamicViTMethod(Dropping):
     @property
     def policy(self) -> str:
         return self.attention
-
-    @property
-    def masked_score(self) -> bool:
-        return self.eval_mode == "masked"
 
     def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
         return DynamicViT(keep, vit.embed_dim, self.at_reducer)

@@ -38,12 +38,8 @@ class Matching(NamedTuple):
 def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 0) -> Matching:
     """Match every token of A with the most similar one of B and take the best `r` edges (clamped to half of what is not
     protected). `metric` [B, T, E] is normalised here. Prefix tokens merge with nothing."""
-    first_a, first_b = (num_prefix + 1) // 2, num_prefix // 2  # A has the first half of them (rounded up), B the other
-    metric = F.normalize(metric, dim=-1)
-    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    similarity[:, :first_a] = -torch.inf
-    similarity[:, :, :first_b] = -torch.inf
-    best, partner = similarity.max(dim=2)
+    first_a, first_b = prefix_halves(num_prefix)
+    best, partner = best_edges(metric, num_prefix)
     order = best.argsort(dim=1, descending=True, stable=True)
     r = clamp(r, metric.shape[1], num_prefix)
     leave, stay_a = order[:, :r], order[:, r:]
@@ -52,6 +48,22 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 0) -> Matching:
     stay = torch.cat([place[:, :num_prefix], 2 * stay_a, place[:, 1 + 2 * first_b :: 2]], dim=1)
     into = partner.gather(1, leave) + num_prefix + stay_a.shape[1] - first_b
     return Matching(stay, 2 * leave, into)
+
+
+def prefix_halves(num_prefix: int) -> tuple[int, int]:
+    """Prefix tokens of A, which has the first half of them (rounded up), and of B."""
+    return (num_prefix + 1) // 2, num_prefix // 2
+
+
+def best_edges(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
+    """Similarity of each token of A to the most similar one of B, and which that is, [B, |A|] each."""
+    first_a, first_b = prefix_halves(num_prefix)
+    metric = F.normalize(metric, dim=-1)
+    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    similarity[:, :first_a] = -torch.inf
+    similarity[:, :, :first_b] = -torch.inf
+    best, partner = similarity.max(dim=2)
+    return best, partner
 
 
 def clamp(r: int, num_tokens: int, num_prefix: int) -> int:
@@ -102,6 +114,13 @@ class ToMe(Reducer):
     def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
         tokens = num_live + num_prefix
         return (tokens + 1) // 2 * (tokens // 2) * self.head_dim if clamp(self.r, tokens, num_prefix) else 0
+
+    def ranking(self, tokens: Tokens, attended: Attended | None = None) -> tuple[Tensor, int] | None:
+        r = clamp(self.r, tokens.x.shape[1], tokens.num_prefix)
+        if r == 0:
+            return None
+        assert attended is not None
+        return best_edges(attended.k.mean(dim=1), tokens.num_prefix)[0], r
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
         if clamp(self.r, tokens.x.shape[1], tokens.num_prefix) == 0:

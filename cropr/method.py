@@ -186,11 +186,6 @@ class Method:
         """Masked training: "exact" or "sdpa", see cropr/masking.py."""
         return None
 
-    @property
-    def masked_score(self) -> bool:
-        """Wanted beside the other: the accuracy with tokens marked as in training, not removed."""
-        return False
-
     def training_cost(self, budget: float | None) -> float:
         """Of a step, in steps of the dense model: a guess that orders runs, longest first."""
         return budget or 1.0

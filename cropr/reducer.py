@@ -50,6 +50,11 @@ class Reducer(nn.Module):
         """Multiply-accumulates per image of scoring and matching when `num_live` patches come in."""
         return 0
 
+    def ranking(self, tokens: Tokens, attended: Attended | None = None) -> tuple[Tensor, int] | None:
+        """The numbers [B, M] that it decides by, and how many of the highest it takes; None where there is no choice.
+        For whoever watches a model: equal numbers at the cut are no decision."""
+        return None
+
     def fold(self) -> Reducer:
         """The same decisions without what only training needs."""
         return self
@@ -105,8 +110,12 @@ class Dropper(Reducer):
         return softmax_of_dropped(scores, kept)
 
     def score(self, tokens: Tokens, attended: Attended | None) -> Tensor:
-        """[B, N] the higher the better."""
+        """[B, N] the higher the better. Must not saturate: what is equal has no order."""
         raise NotImplementedError
+
+    def ranking(self, tokens: Tokens, attended: Attended | None = None) -> tuple[Tensor, int] | None:
+        keep = self.keep_of(tokens.num_live)
+        return None if keep == tokens.num_live else (self.score(tokens, attended), keep)
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
         keep = self.keep_of(tokens.num_live)

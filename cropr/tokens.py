@@ -66,14 +66,17 @@ class Tokens:
         return self.select(self.rank(scores, keep), keep)
 
     def rank(self, scores: Tensor, keep: int, whole: bool = False) -> Tensor:
-        """[B, keep or more] patches in descending order of score: all of them where dropped ones are remembered, or the
-        order is wanted `whole`."""
+        """[B, keep or more] patches in descending order of score, of equal ones the first on the grid, on any machine:
+        all of them where dropped ones are remembered, or the order is wanted `whole`."""
         if not 0 < keep <= self.num_live:
             raise ValueError(f"cannot keep {keep} of {self.num_live} patches; 1 to {self.num_live} are possible")
         scores = scores.detach()
-        if self.track or whole:
-            return scores.argsort(dim=1, descending=True, stable=True)
-        return scores.topk(keep, dim=1).indices
+        if self.index is None:
+            order = scores.argsort(dim=1, descending=True, stable=True)
+        else:
+            on_grid = self.index.argsort(dim=1, stable=True)
+            order = on_grid.gather(1, scores.gather(1, on_grid).argsort(dim=1, descending=True, stable=True))
+        return order if self.track or whole else order[:, :keep]
 
     def select(self, order: Tensor, keep: int) -> Tokens:
         """The first `keep` patches of `order` [B, keep or more]; the others are dropped.

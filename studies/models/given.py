@@ -66,9 +66,12 @@ def find(name: str) -> type[Method] | None:
     """The method of a file, a module or an entry point; None where `name` looks like none. Raises ValueError."""
     if name.endswith(".py") or "/" in name or ("." in name and "#" not in name):
         return give(name)
-    if any(point.name == name for point in metadata.entry_points(group=GROUP)):
-        return give(name)
-    return None
+    return give(name) if name in offered() else None
+
+
+def offered() -> dict[str, str]:
+    """What installed packages offer by the entry-point group: name -> module."""
+    return {point.name: point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)}
 
 
 def give(source: str, digest: str | None = None) -> type[Method]:
@@ -103,8 +106,7 @@ def _located(source: str) -> tuple[Path, str | None]:
         if not file.is_file():
             raise ValueError(f"the method {source} does not exist: no such file")
         return file.resolve(), None
-    points = {point.name: point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)}
-    name = points.get(source, source)
+    name = offered().get(source, source)
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

@@ -90,7 +90,7 @@ def parse_one(text: str, dense: bool = False) -> Method:
                 f"the method {name} is a user's own file; running it runs its code, so that a record's word is not "
                 "enough: give the file again, --reducers ./FILE.py or --method ./FILE.py"
             )
-        raise ValueError(nearest("reducer", name, [*(key for key in known() if "#" not in key), ALL]))
+        raise ValueError(nearest("reducer", name, [*(key for key in known() if "#" not in key), *given.offered(), ALL]))
     values = dict(item.partition("=")[::2] for item in filter(None, rest.split(",")))
     keys = [item.partition("=")[0] for item in filter(None, rest.split(","))]
     if twice := {key for key in keys if keys.count(key) > 1}:

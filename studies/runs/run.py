@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import resource
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +26,12 @@ from studies.measure.flops import check_macs
 from studies.models.deploy import save
 from studies.models.methods import facts, parse_one
 from studies.models.reducers import Built, Unreachable, build
+from studies.runs.decisions import asked_shares, watched
 from studies.runs.holding import HERE, Held, Host, claimed
+from studies.runs.memory import peak_mib, reset_peak
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
-from studies.tasks import TASKS, Evaluation, load_task
+from studies.tasks import TASKS, load_task
 from studies.training.distributed import World, join
 from studies.training.trainer import Trainer
 
@@ -70,8 +71,17 @@ def _backbone_for_all(config: RunConfig, out: Path, held: Held) -> bool:
     return there
 
 
+class Score(NamedTuple):
+    """What a model is worth on a split, as the record holds it."""
+
+    metrics: dict[str, float]
+    predictions: dict[str, np.ndarray]  # see Evaluation
+    decisions: dict[str, Any]  # `tied_at_cut`: share of images of each reducer; or `masked`: shares of the grid
+
+
 def _run(config: RunConfig, out: Path, held: Held) -> None:
     run_dir, world = held.folder, held.world
+    reset_peak(config.device)
     started, task = now(), load_task(config.task)
     method = parse_one(config.reducer, TASKS[config.task].dense)
     data = create_dataset(config)
@@ -97,7 +107,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     else:
         objective, model = Objective(task.criterion()), built.model
         final = _evaluate(config, model, data, world)
-    masked = _evaluate(config, model, data, world, masked=True) if method.masked_score else None
+    masked = None if method.policy is None else _evaluate(config, model, data, world, masked=True)
     if not world.first:
         return
     buffer = io.BytesIO()
@@ -112,8 +122,8 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
 
 def _train(
     config: RunConfig, built: Built, objective: Objective, data: Data, held: Held
-) -> tuple[list[dict[str, Any]], ReducedViT, Evaluation]:
-    scores: list[Evaluation] = []
+) -> tuple[list[dict[str, Any]], ReducedViT, Score]:
+    scores: list[Score] = []
 
     def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
         scores[:] = [_evaluate(config, model, data, held.world)]
@@ -138,7 +148,7 @@ def _train(
     return history, trainer.evaluated, final
 
 
-def _evaluate(config: RunConfig, model: ReducedViT, data: Data, world: World, masked: bool = False) -> Evaluation:
+def _evaluate(config: RunConfig, model: ReducedViT, data: Data, world: World, masked: bool = False) -> Score:
     """Scores of the model as it is deployed, or with dropped tokens marked as in training."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
     task = load_task(config.task)
@@ -146,9 +156,15 @@ def _evaluate(config: RunConfig, model: ReducedViT, data: Data, world: World, ma
     batches = data.test_batches(max(1, size), world.turns)
     model.masked_eval = masked
     scored = model if masked else model.fold()
-    scores = task.evaluate(scored.to(config.device), batches, config.device, amp, world)
+    with watched(scored.to(config.device), config.device) as decisions:
+        scores = task.evaluate(scored, batches, config.device, amp, world)
     model.masked_eval = False
-    return scores
+    seen: dict[str, Any]
+    if masked:
+        seen = {"masked": {"asked": asked_shares(scored), "kept": decisions.kept_share(world)}}
+    else:
+        seen = {"tied_at_cut": decisions.tied_at_cut(world)}
+    return Score(*scores, seen)
 
 
 def _record(config: RunConfig, method: Method, data: Data, started: str) -> dict[str, Any]:
@@ -180,8 +196,8 @@ def _outcome(
     config: RunConfig,
     built: Built,
     objective: Objective,
-    final: Evaluation,
-    masked: Evaluation | None,
+    final: Score,
+    masked: Score | None,
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     deployed = built.model.fold()
@@ -203,18 +219,14 @@ def _outcome(
             **({"masked": masked.metrics} if masked is not None else {}),
         },
         "num_items": len(final.predictions["item"]),
+        **final.decisions,
+        **({} if masked is None else masked.decisions),
+        "train_loss": [line["train_loss"] for line in history],
         "macs_g": macs.record(dense),
         "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
-        "peak_memory_mib": peak_memory_mib(config.device),
+        "peak_memory_mib": peak_mib(config.device),
         "train_seconds": history[-1]["train_seconds"] if history else 0.0,
         **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
         **({"curriculum": curriculum.record()} if curriculum is not None else {}),
     }
-
-
-def peak_memory_mib(device: str) -> float:
-    """Largest memory so far: of the GPU, or of this process (Linux counts in KiB)."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

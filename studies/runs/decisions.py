@@ -1,0 +1,77 @@
+"""What reducers decide, counted while a model is scored: ties at the cut, and under a mask the share that is kept.
+
+A score that saturates has no order: where the last patch that stays and the first that leaves are equal, the place on
+the grid decides, and not the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cropr.reducer import Reducer
+from cropr.tokens import Attended, Tokens
+from cropr.vit import ReducedViT
+from studies.training.distributed import ALONE, World
+
+__all__ = ["Decisions", "asked_shares", "watched"]
+
+
+class Decisions:
+    """Sums over the images that `model` sees, on its device, for each reducer in the order of blocks."""
+
+    def __init__(self, model: ReducedViT, device: str):
+        self.images = torch.zeros(len(model.reducers), dtype=torch.float64, device=device)
+        self.tied, self.kept = torch.zeros_like(self.images), torch.zeros_like(self.images)
+
+    def note(self, i: int, reducer: Reducer, args: tuple[Tokens, Attended | None], tokens: Tokens) -> None:
+        """A forward hook of reducer number `i`."""
+        self.images[i] += len(tokens.x)
+        if tokens.policy is not None:
+            self.kept[i] += tokens.policy.mean(dim=1, dtype=torch.float64).sum()
+        elif (ranking := reducer.ranking(*args)) is not None:
+            self.tied[i] += tied_at_cut(*ranking).sum()
+
+    def tied_at_cut(self, world: World = ALONE) -> list[float]:
+        """Share of images whose order did not decide, of each reducer; of all processes."""
+        return self._share(self.tied, world)
+
+    def kept_share(self, world: World = ALONE) -> list[float]:
+        """Mean share of the grid that the mask of each reducer left; of all processes."""
+        return self._share(self.kept, world)
+
+    def _share(self, sums: Tensor, world: World) -> list[float]:
+        total, images = (world.gather(part.cpu()[None]).sum(0) for part in (sums, self.images))
+        return (total / images).tolist()
+
+
+def tied_at_cut(scores: Tensor, take: int) -> Tensor:
+    """Whether number `take` in the descending order of scores [B, M] equals the next one. -> [B] bool"""
+    if take == scores.shape[1]:
+        return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    around = scores.topk(take + 1, dim=1).values[:, -2:]
+    return around[:, 0] == around[:, 1]
+
+
+def asked_shares(model: ReducedViT) -> list[float]:
+    """Of the grid, what is to be left behind each reducer."""
+    counts, prefix = model.token_counts(), model.num_prefix_tokens
+    return [(counts[int(i)][2] - prefix) / model.num_patches for i in model.reducers]
+
+
+@contextmanager
+def watched(model: ReducedViT, device: str) -> Iterator[Decisions]:
+    """Within it, what the reducers of `model` decide is counted."""
+    decisions = Decisions(model, device)
+    note: Any = decisions.note
+    hooks = [r.register_forward_hook(partial(note, number)) for number, r in enumerate(model.reducers.values())]
+    try:
+        yield decisions
+    finally:
+        for hook in hooks:
+            hook.remove()
