@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def errors_of(failed: list[str], out: Path) -> list[str]:
 
 
 def execute(configs: list[RunConfig], options: Options) -> list[str]:
-    """Do the runs here or on Slurm, with a progress bar on a terminal, quietly elsewhere. Returns the ids of those that
+    """Do the runs here or on Slurm, with a progress bar on a terminal, lines elsewhere. Returns the ids of those that
     failed.
 
     Raises KeyboardInterrupt on Ctrl-C and on TERM: workers here are stopped, jobs of Slurm go on. Raises ValueError
@@ -244,7 +245,8 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from studies.launch.here import in_torchrun, run_here
+    from studies.launch.here import follows, in_torchrun, run_here
+    from studies.launch.lines import Lines
     from studies.launch.slurm import run_there
 
     out = options.directory
@@ -253,7 +255,15 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
+        lines = Lines(
+            [out / "runs" / config.id for config in configs], lambda text: print(text, file=sys.stderr, flush=True)
+        )
+
         def progress(phase: str, done: int, total: int, doing: str) -> None:
+            if not console.is_terminal:
+                if not follows():
+                    lines(phase, done, total, doing)
+                return
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
