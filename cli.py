@@ -293,9 +293,18 @@ def bench(
 def report(
     dirs: Annotated[list[Path], typer.Argument(help="Record directories; several are compared.")],
     published: Annotated[bool, typer.Option("--published", help="Overlay published numbers.")] = False,
+    agree: Annotated[bool, typer.Option("--agree", help="Two records of one study: do they say the same?")] = False,
 ) -> None:
     """Tables and plots out of the records alone, also while runs are still going."""
-    print_report(dirs, published)
+    if not agree:
+        print_report(dirs, published)
+        return
+    from studies.commands.records import write_agreement
+
+    with usage_errors():
+        if len(dirs) != 2:
+            raise ValueError(f"--agree compares two directories, not {len(dirs)}")
+        typer.echo("\n".join(map(str, write_agreement(*dirs))))
 
 
 def print_report(dirs: list[Path], published: bool = False, code: int = USAGE) -> None:

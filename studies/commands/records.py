@@ -22,6 +22,21 @@ def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
     return report.paths
 
 
+def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:
+    """What two records of one study agree on, on the terminal and in files. Raises ValueError, OSError."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from results.pages.agreement import compare_studies
+
+    page = compare_studies(first, second)
+    if sys.stdout.isatty():
+        Console().print(Markdown(page.text))
+    else:
+        print(page.text)
+    return page.paths
+
+
 def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
     """Metrics of a saved model on the test split. Raises ValueError, OSError."""
     from studies.config import RunConfig

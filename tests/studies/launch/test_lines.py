@@ -23,8 +23,10 @@ def test_a_line_for_each_run_that_ends_and_one_a_minute(tmp_path):
     for second in range(200):
         now = float(second)
         lines("backbone", second // 10, 40, "epochs")
-    assert said == ["backbone: 40 epochs to go", "backbone: epoch 6 of 40, about 6 min left",
-                    "backbone: epoch 12 of 40, about 5 min left", "backbone: epoch 18 of 40, about 4 min left"]  # fmt: skip
+    assert said == [
+        "backbone: 40 epochs to go", "backbone: epoch 6 of 40, about 6 min left",
+        "backbone: epoch 12 of 40, about 5 min left", "backbone: epoch 18 of 40, about 4 min left",
+    ]  # fmt: skip
     said.clear()
     lines("runs", 3, 9, "1/3 runs")
     write_json(folders[2] / "result.json", RECORD)
