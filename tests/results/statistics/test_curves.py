@@ -185,7 +185,7 @@ def test_the_newest_timing_is_joined_and_the_others_kept(tmp_path: Path) -> None
     (speed / "older" / "result.json").write_text(text.replace("T04:00", "T03:00"))
     frame = speed_frame([load_records(tmp_path / "a")])
     assert list(frame["timing"]) == ["older", "older", "cpu-b64", "cpu-b64"]
-    assert list(frame["newest"]) == [False, False, True, True]
+    assert list(frame["shown"]) == [False, False, True, True]
 
 
 def test_predictions_that_contradict_the_record_are_named(tmp_path: Path) -> None:
