@@ -13,10 +13,11 @@ from typing import Any
 from cropr.method import Method
 from results.records.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import studies
-from studies.config import Recipe, RunConfig
+from studies.config import Recipe, RunConfig, from_dict
 from studies.models.methods import parse_one, reference
+from studies.tasks import TASKS
 
-__all__ = ["Unwritable", "check_identity", "plan", "time_variants", "timing_dir", "writable"]
+__all__ = ["Unwritable", "check_identity", "plan", "time_variants", "timed_together", "timing_dir", "writable"]
 
 
 BATCH = 64  # images, of the timing
@@ -100,6 +101,31 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> Non
         )
 
 
+def timed_together(configs: list[RunConfig], out: Path) -> tuple[list[RunConfig], list[str]]:
+    """One run of each variant that is timed with `configs`, and what is left out, with the reason.
+
+    Beside their own these are the variants of all other runs in `out` of the same backbone on the same device: a study
+    that has grown is timed anew as a whole, since speeds of two records cannot be compared. A user's own method that
+    is not given again is left out, as a record's word is not enough to run it.
+    """
+    found, left_out, first = {config.variant: config for config in configs}, [], configs[0]
+    own = {config.id for config in configs}
+    for path in sorted((out / "runs").glob("*/config.json")):
+        if path.parent.name in own:
+            continue
+        try:
+            config = from_dict(read_json(path))
+            if any(getattr(config, key) != getattr(first, key) for key in ("backbone", "device", "quick")):
+                continue
+            if config.id != path.parent.name:
+                raise ValueError("made by another version")
+            parse_one(config.reducer, TASKS[config.task].dense, load=False)
+            found.setdefault(config.variant, config)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            left_out.append(f"{path.parent.name}: {error}")
+    return list(found.values()), left_out
+
+
 def timing_dir(configs: list[RunConfig], out: Path) -> Path:
     """Where the timing of these variants on this device is kept."""
     import torch
@@ -112,7 +138,8 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 
 
 def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], Claim] = Claim) -> None:
-    """Time every variant of the study beside the dense model, all in this process, and record it.
+    """Time every variant of `configs` beside the dense model, all in this process, and record it. For all variants of
+    the study give it what `timed_together` finds.
 
     Raises results.records.store.ClaimedElsewhere where another process is at it.
     """
@@ -122,7 +149,6 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     from studies.measure.bench import bench, variants_of
     from studies.models.backbones import create_backbone, sized_for
     from studies.runs.provenance import now, provenance
-    from studies.tasks import TASKS
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)
     dense = TASKS[first.task].dense

@@ -26,6 +26,7 @@ _ROWS = (
 def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
     """One panel for each of `_ROWS`; None where no directory has timed more than one image size. Of several batch
     sizes, devices or dtypes the one with the most sizes is drawn."""
+    speeds = speeds[speeds["shown"] & ~speeds["ratio_only"]] if len(speeds) else speeds
     if speeds.empty:
         return None
     settings = ["directory", "device_name", "dtype", "batch_size"]

@@ -1,6 +1,7 @@
 """What stands below the table: what the figures mean, where they come from, and what is missing or not alike."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -12,6 +13,8 @@ from results.statistics.curves import mixed_notes, twin_notes
 __all__ = ["footnotes", "missing_notes", "title_of"]
 
 _ALPHA = 0.05
+_OTHER_SPEED = 1 / 3  # relative, of the dense model between two timings in one setting
+_NOISY = 0.25  # cores that other processes keep busy
 
 
 def title_of(variants: pd.DataFrame) -> str:
@@ -45,7 +48,7 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
         "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
         "scoring is part of them and stands apart in brackets. Training: seconds of fine-tuning, mean over seeds."
     )
-    notes += _speed_notes(speeds) + _made_with(runs)
+    notes += _speed_notes(speeds, done) + _made_with(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
 
 
@@ -97,22 +100,49 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
     return notes
 
 
-def _speed_notes(speeds: pd.DataFrame) -> list[str]:
+def _speed_notes(speeds: pd.DataFrame, done: pd.DataFrame) -> list[str]:
     if speeds.empty:
         return []
     notes = []
     for (study, timing), rows in speeds.groupby(["study", "timing"], sort=False):
-        first, used = rows.iloc[0], rows["newest"].any()
+        first = rows.iloc[0]
         smoke = "smoke run, " if first["quick"] else ""
         setting = (
             f"{smoke}{first['device_name']}, {first['num_threads']} threads, {first['dtype']}, batch "
             f"{first['batch_size']} (latency: 1), {first['img_size']} px, SDPA backend {first['sdpa_backend']}, "
             f"{first['rounds']} interleaved rounds"
         )
-        what = "median [5th, 95th percentile]" if used else "in speed.csv only, a newer timing is shown"
+        what = "in speed.csv only, another timing is shown"
+        if rows["shown"].any():
+            what = "median [5th, 95th percentile]"
+        if rows["ratio_only"].any():
+            lacked = ", ".join(rows.loc[rows["ratio_only"], "variant"])
+            what = f"shown only as ratio to its own dense model, of what the other timing lacks: {lacked}"
         notes.append(f"{study}: speed {timing}: {what}; {setting}.")
+        if first["load_of_others"] > _NOISY:
+            load = f"other processes kept {first['load_of_others']:.2g} cores busy meanwhile"
+            notes.append(f"{study}: speed {timing} is noisy: {load}.")
         flagged = rows[rows["flags"] != ""]
         notes += [f"{study}: speed of {row.variant}: {row.flags}." for row in flagged.itertuples()]
+    for study, rows in speeds[speeds["shown"]].groupby("study", sort=False):
+        untimed = sorted(set(done.loc[done["study"] == study, "variant"]) - set(rows["variant"]))
+        if untimed:
+            own = " (a method of one's own is timed where it is given again)" if "#" in "".join(untimed) else ""
+            notes.append(f"{study}: no speed, as the timing shown lacks them: {', '.join(untimed)}{own}.")
+    return notes + _clock_notes(speeds)
+
+
+def _clock_notes(speeds: pd.DataFrame) -> list[str]:
+    """Timings whose dense model ran at another speed than in the one before, in the same setting."""
+    dense = speeds[(speeds["role"] == "dense") & speeds["images_per_s_median"].notna()]
+    notes = []
+    for (study, _), rows in dense.groupby(["study", "setting"], sort=False):
+        for before, after in pairwise(rows.itertuples()):
+            if abs(after.images_per_s_median / before.images_per_s_median - 1) > _OTHER_SPEED:
+                notes.append(
+                    f"{study}: dense in speed {after.timing}: {after.images_per_s_median:,.0f} images/s, but in the "
+                    f"earlier {before.timing}, in the same setting: {before.images_per_s_median:,.0f}."
+                )
     return notes
 
 

@@ -43,8 +43,11 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     frame = frame.rename(columns=shares)
     frame[list(shares.values())] *= 100
     frame["macs_percent_of_dense"] = 100 * frame["macs_g"] / frame["macs_dense_g"]
-    newest = speeds[speeds["newest"]] if len(speeds) else pd.DataFrame(columns=["study", "variant", *_SPEED])
-    frame = frame.merge(newest[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
+    shown = pd.DataFrame(columns=["study", "variant", *_SPEED])
+    if len(speeds):
+        shown = speeds[speeds["shown"]].copy()
+        shown.loc[shown["ratio_only"], [column for column in _SPEED if not column.startswith("ratio")]] = float("nan")
+    frame = frame.merge(shown[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
     differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
     over_random = [f"over_random{part}_points" for part in ("", "_low", "_high")]
     costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]

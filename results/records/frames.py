@@ -34,6 +34,7 @@ _COPIED_NUMBERS = ["lr", "epochs", "budget_asked", "budget_reached", "floor", "p
 _SETTING = [
     "quick", "device", "device_name", "dtype", "batch_size", "img_size", "num_threads", "sdpa_backend", "rounds",
 ]  # fmt: skip
+_CLOCK = ["device_name", "dtype", "batch_size", "img_size", "num_threads", "compiled"]  # where alike, speeds should be
 
 
 def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
@@ -61,20 +62,44 @@ def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
 
 
 def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
-    """One row per variant of every timing. `newest` marks each study's newest timing of that variant, the one that the
-    report joins to the accuracies."""
+    """One row per variant of every timing, of each study the oldest first.
+
+    shown: the report joins it to the accuracies. Of each study these are the rows of one timing, the newest of those
+        that hold most of its variants, since absolute speeds of two records are never compared.
+    ratio_only: it is of another timing in the same `setting`, as that one lacks the variant; of it only the ratio to
+        the dense model beside it can be shown.
+    load_of_others: cores that other processes kept busy; NaN where the record does not say.
+    """
     rows: list[dict[str, Any]] = []
+    trained = {}
     for study, name in zip(studies, study_names(studies), strict=True):
+        if study.runs:
+            trained[name] = {record["variant"] for record in study.runs.values()}
         for timing, record in study.speeds.items():
             finished = str(record.get("provenance", {}).get("finished", ""))
             identity = {"study": timed_name(study, name, record), "directory": name, "timing": timing}
-            setting = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
-            rows += [setting | _timed_row(variant) for variant in record["variants"]]
+            common = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
+            common["setting"] = ", ".join(str(record.get(key)) for key in _CLOCK)
+            common["load_of_others"] = _number(record, "load_of_others")
+            rows += [common | _timed_row(variant) for variant in record["variants"]]
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).sort_values(["study", "finished", "timing"], ignore_index=True)
-    frame["newest"] = ~frame.duplicated(["study", "variant"], keep="last")
+    frame["shown"] = frame["ratio_only"] = False
+    for study, timed in frame.groupby("study", sort=False):
+        one = timed["timing"] == _timing_shown(timed, trained.get(str(study), set(timed["variant"])))
+        lacking = ~timed["variant"].isin(timed.loc[one, "variant"]) & timed["ratio_to_dense_median"].notna()
+        alike = timed["setting"] == timed.loc[one, "setting"].iat[0]
+        others = timed[lacking & alike].drop_duplicates("variant", keep="last").index
+        frame.loc[timed.index[one].union(others), "shown"] = True
+        frame.loc[others, "ratio_only"] = True
     return frame
+
+
+def _timing_shown(timed: pd.DataFrame, variants: set[str]) -> str:
+    """The last timing of those that hold most of `variants`."""
+    held = timed["variant"].isin(variants).groupby(timed["timing"], sort=False).sum()
+    return str(held[::-1].idxmax())
 
 
 def study_names(studies: Sequence[Records]) -> list[str]:

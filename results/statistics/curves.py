@@ -139,6 +139,8 @@ def _curve_names(variants: pd.DataFrame) -> list[str]:
     keys = [
         tuple(None if pd.isna(value) else value for value in key) for key in variants[_CURVE].itertuples(index=False)
     ]
+    trained = {key for key, status in zip(keys, variants["status"], strict=True) if status == "done"}
+    keys = [key if key in trained else _completed(key, trained) for key in keys]
     curves: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for label, key in zip(variants["label"], keys, strict=True):
         curves[label].add(key)
@@ -147,6 +149,13 @@ def _curve_names(variants: pd.DataFrame) -> list[str]:
         ", ".join([label, *filter(None, (_aside(_CURVE[i], key[i]) for i in apart[label]))])
         for label, key in zip(variants["label"], keys, strict=True)
     ]
+
+
+def _completed(key: tuple[Any, ...], trained: set[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The key of the trained curve that a variant belongs to which was not trained, and so lacks its objective; itself
+    where there is none, or several."""
+    fitting = [other for other in trained if all(own in (None, its) for own, its in zip(key, other, strict=True))]
+    return fitting[0] if len(fitting) == 1 else key
 
 
 def _telling(keys: set[tuple[Any, ...]]) -> list[int]:
@@ -162,6 +171,8 @@ def _telling(keys: set[tuple[Any, ...]]) -> list[int]:
 
 
 def _aside(column: str, value: Any) -> str:
+    if value is None:
+        return ""
     if column in ("study", "backbone", "dataset", "reducer", "objective"):
         return str(value)
     if column == "quick":

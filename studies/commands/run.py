@@ -189,11 +189,11 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
 
 
 def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
-    """Where the records of the runs are, and that of their timing."""
-    from studies.study import timing_dir
+    """Where the records of the runs are, and that of the timing of all variants of the study."""
+    from studies.study import timed_together, timing_dir
 
     runs = [options.directory / "runs" / config.id for config in configs]
-    return [*runs, timing_dir(configs, options.directory)]
+    return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
 
 def preflight(configs: list[RunConfig]) -> str:
@@ -249,7 +249,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     from studies.launch.lines import Lines
     from studies.launch.slurm import run_there
 
-    out = options.directory
+    out, folders = options.directory, record_dirs(configs, options)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -275,5 +275,5 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
             jobs = options.jobs or (1 if alone else os.cpu_count() or 1)
             failed = run_here(configs, out, jobs=jobs, progress=progress)
     if not failed:
-        drop_aside(record_dirs(configs, options), out)
+        drop_aside(folders, out)
     return failed

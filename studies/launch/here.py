@@ -18,7 +18,7 @@ from typing import Any
 
 from studies.config import RunConfig
 from studies.launch.jobs import Job
-from studies.launch.pending import epochs_done, is_finished, pending, write_configs
+from studies.launch.pending import epochs_done, failed, is_finished, pending, write_configs
 from studies.models.given import approved
 
 __all__ = ["Progress", "follows", "in_torchrun", "run_here"]
@@ -63,8 +63,7 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
         progress("speed", 0, 1, "all variants, interleaved")
         _work(out, [_job(out, "speed", left.timing, threads)], lambda: None)
         progress("speed", 1, 1, "done")
-    after = pending(configs, out)
-    return [config.id for config in after.runs] + (["speed"] if after.timing else [])
+    return failed(left, out)
 
 
 def _backbones(configs: list[RunConfig], out: Path, workers: int, threads: int, progress: Progress) -> None:

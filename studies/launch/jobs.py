@@ -95,9 +95,11 @@ class Job:
         task(config, out, host)
 
     def _time(self, claim: Callable[[Path], Claim]) -> None:
-        from studies.study import time_variants, timing_dir
+        from studies.study import time_variants, timed_together, timing_dir
 
         configs = [self._config(name) for name in self.ids]
+        for left_out in timed_together(configs, Path(self.out))[1]:
+            print(f"not timed: {left_out}", file=sys.stderr)
         try:
             time_variants(configs, Path(self.out), claim=claim)
         except ClaimedElsewhere:

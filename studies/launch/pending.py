@@ -9,13 +9,13 @@ from results.records.store import CorruptRecord, read_json, read_lines, read_res
 from studies.config import RunConfig
 from studies.models.given import keep_copies
 
-__all__ = ["Pending", "epochs_done", "is_finished", "pending", "write_configs"]
+__all__ = ["Pending", "epochs_done", "failed", "is_finished", "pending", "write_configs"]
 
 
 @dataclass(frozen=True)
 class Pending:
     """Configs of what is not finished: of each backbone one run that starts from it, the runs, and one run of each
-    variant that is to be timed (none where the timing is there)."""
+    variant that is to be timed, those of the study's other runs among them (none where the timing is there)."""
 
     backbones: list[RunConfig]
     runs: list[RunConfig]
@@ -25,13 +25,23 @@ class Pending:
 def pending(configs: list[RunConfig], out: Path) -> Pending:
     """What `configs` still need. A record that is broken is moved aside: its run is done again."""
     from studies.runs.pretraining import backbone_dir
-    from studies.study import timing_dir
+    from studies.study import timed_together, timing_dir
 
     runs = [config for config in configs if not is_finished(out / "runs" / config.id)]
     owners = {backbone_dir(config, out): config for config in runs if config.backbone_recipe is not None}
     backbones = [config for folder, config in owners.items() if not (folder / "backbone.safetensors").exists()]
-    variants = list({config.variant: config for config in configs}.values())
+    variants, _ = timed_together(configs, out)
     return Pending(backbones, runs, [] if is_finished(timing_dir(variants, out)) else variants)
+
+
+def failed(left: Pending, out: Path) -> list[str]:
+    """Ids of the runs of `left` that have no result now ("speed": its timing). A run that another command has added
+    meanwhile is not of `left`, nor is its timing."""
+    from studies.study import timing_dir
+
+    names = [config.id for config in left.runs if not is_finished(out / "runs" / config.id)]
+    untimed = left.timing and not is_finished(timing_dir(left.timing, out))
+    return [*names, "speed"] if untimed else names
 
 
 def is_finished(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from studies.config import RunConfig
 from studies.launch import squeue, submissions
 from studies.launch.here import Progress
 from studies.launch.jobs import Job, Kind
-from studies.launch.pending import Pending, pending, write_configs
+from studies.launch.pending import Pending, failed, pending, write_configs
 from studies.launch.profile import Resources
 from studies.launch.progress import going_on, survey
 from studies.launch.submissions import Submission
@@ -152,8 +152,7 @@ def run_there(configs: list[RunConfig], out: Path, wanted: Resources, *, progres
                 progress(kind, counts["done"] + counts["unreachable"], len(own), doing)
         quiet = 0 if going_on(rows) else quiet + 1
         time.sleep(WATCH_S if quiet == 0 else POLL_S)
-    after = pending(configs, out)
-    return [config.id for config in after.runs] + (["speed"] if after.timing else [])
+    return failed(left, out)
 
 
 def live_items(log: Sequence[Submission]) -> dict[str, tuple[str, Submission]] | None:

@@ -1,4 +1,4 @@
-"""Clock, memory and name of one device."""
+"""Clock, memory and name of one device, and what else goes on beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["device_name", "peak_memory_mib", "seconds"]
+__all__ = ["OtherLoad", "device_name", "peak_memory_mib", "seconds"]
+
+STAT = Path("/proc/stat")
 
 
 def seconds(model: nn.Module, images: Tensor, repeats: int, wait: bool = False) -> float:
@@ -25,6 +27,40 @@ def seconds(model: nn.Module, images: Tensor, repeats: int, wait: bool = False) 
             synchronize(images.device)
     synchronize(images.device)
     return (time.perf_counter() - start) / repeats
+
+
+class OtherLoad:
+    """What other processes take of the CPUs that this one may use, from here to `cores`."""
+
+    def __init__(self) -> None:
+        self.began, self.busy_s, self.own_s = time.perf_counter(), busy_seconds(), own_seconds()
+
+    def cores(self) -> float | None:
+        """Cores that others kept busy on average; None where Linux does not tell."""
+        busy_s, own = busy_seconds(), own_seconds() - self.own_s
+        if busy_s is None or self.busy_s is None:
+            return None
+        busy = busy_s - self.busy_s
+        if busy < own / 2:  # a sandbox whose counters stand still
+            return None
+        return max(0.0, busy - own) / (time.perf_counter() - self.began)
+
+
+def busy_seconds() -> float | None:
+    """CPU time, of all processes, that went by on the CPUs that this one may use."""
+    if not STAT.exists():
+        return None
+    mine = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+    rows = [line.split() for line in STAT.read_text().splitlines()]
+    ticks = [list(map(int, row[1:9])) for row in rows if row[0] in mine]  # user, nice, system, idle, iowait, ...
+    if not ticks:
+        return None
+    return sum(sum(row) - sum(row[3:5]) for row in ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def synchronize(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from studies.measure.clock import device_name, peak_memory_mib, seconds
+from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import check_record, flag_speedup, variant_record
 
@@ -76,10 +76,12 @@ def measure(
         for variant in variants:
             say(f"warm-up {variant.name}")
             prepare(variant, images, compile, latency, min_seconds)
+        others = OtherLoad()
         for number, order in enumerate(round_orders(len(variants), rounds, seed), start=1):
             say(f"round {number}/{rounds}")
             for i in order:
                 sample(variants[i], images, latency)
+        load = others.cores()
     plain = next(variant for variant in variants if variant.name == dense)
     record = {
         "device": torch.device(device).type,
@@ -90,6 +92,7 @@ def measure(
         "num_threads": torch.get_num_threads(),
         "sdpa_backend": plain.sdpa_backend,
         "rounds": rounds,
+        "load_of_others": load,
         "compiled": compile,
         "dense": dense,
         "variants": variant_records(variants, plain, batch_size),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -80,10 +80,11 @@ def _standard(dense: bool) -> Iterable[Method]:
     return [cls(dense=dense) for cls in builtin().values() if cls.standard]
 
 
-def parse_one(text: str, dense: bool = False) -> Method:
-    """One spec; a file (./mine.py), a module (package.module) or an entry point is loaded. Raises ValueError."""
+def parse_one(text: str, dense: bool = False, load: bool = True) -> Method:
+    """One spec; a file (./mine.py), a module (package.module) or an entry point is loaded, unless not `load`. Raises
+    ValueError."""
     name, _, rest = text.partition(":")
-    cls = known().get(name) or given.find(name)
+    cls = known().get(name) or (given.find(name) if load else None)
     if cls is None:
         if "#" in name:
             raise ValueError(
@@ -96,4 +97,4 @@ def parse_one(text: str, dense: bool = False) -> Method:
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise ValueError(f"{name}: option given twice: {', '.join(sorted(twice))}")
     with given.blamed(cls):
-        return cls.parse(values, dense).resolved(parse_one)
+        return cls.parse(values, dense).resolved(partial(parse_one, load=load))

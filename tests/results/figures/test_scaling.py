@@ -13,7 +13,8 @@ def timings(sizes, batch_size=1):
             "directory": "resolution", "device_name": "a CPU", "dtype": "float32", "batch_size": batch_size,
             "img_size": size, "variant": variant, "label": label, "role": role, "macs_g": share * size**2 / 1e5,
             "images_per_s_median": 1e6 / share / size**2, "images_per_s_p5": 0.9e6 / share / size**2,
-            "images_per_s_p95": 1.1e6 / share / size**2, "peak_memory_mib": share * size,
+            "images_per_s_p95": 1.1e6 / share / size**2, "peak_memory_mib": share * size, "shown": True,
+            "ratio_only": False,
         }
         for size in sizes
         for variant, label, share, role in (("none", "Dense", 1.0, "dense"), ("cropr@0.5", "Cropr", 0.5, "method"))

@@ -117,6 +117,68 @@ def test_smoke_runs_are_marked(tmp_path: Path) -> None:
     assert "# SMOKE RUN" in (tmp_path / "a" / "report" / "table.md").read_text()
 
 
+def _add_timing(
+    study: Path, timing: str, hour: int, speed: float, variants: tuple[str, ...], **changes: object
+) -> None:
+    """Another timing of some variants, on a machine `speed` times as fast."""
+    record = json.loads((study / "speed" / "cpu-b64" / "result.json").read_text())
+    rows = [row for row in record["variants"] if row["variant"] in variants]
+    for row in rows:
+        row["images_per_s"] = {key: speed * value for key, value in row["images_per_s"].items()}
+    record |= {"variants": rows, "provenance": {"finished": f"2026-11-23T{hour:02}:00:00Z"}} | changes
+    (study / "speed" / timing).mkdir()
+    (study / "speed" / timing / "result.json").write_text(json.dumps(record))
+
+
+def test_speeds_of_two_timings_are_not_joined(tmp_path: Path) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none", "cropr", "tome", "evit"), budgets=(0.5,), num_items=50)
+    path = study / "speed" / "cpu-b64" / "result.json"
+    _add_timing(study, "busy", 5, 0.1, ("none", "evit@0.5"))
+    record = json.loads(path.read_text())
+    record["variants"] = [row for row in record["variants"] if row["variant"] != "evit@0.5"]
+    path.write_text(json.dumps(record))
+    summary = build([study]).summary.set_index("variant")
+    assert summary.loc["none", "images_per_s_median"] == 2500
+    absolute = ["images_per_s_median", "images_per_s_p5", "images_per_s_p95", "latency_ms_median"]
+    assert summary.loc["evit@0.5", absolute].isna().all() and summary.loc["tome@0.5", absolute].notna().all()
+    assert summary.loc["evit@0.5", "ratio_to_dense_median"] == pytest.approx(0.945 / 0.5)
+    table = (study / "report" / "table.md").read_text()
+    assert "speed busy: shown only as ratio to its own dense model" in table and "lacks: evit@0.5;" in table
+
+
+def test_a_variant_without_any_timing_is_named(tmp_path: Path) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none", "cropr"), budgets=(0.5,), num_items=50)
+    assert not [note for note in build([study]).notes if "no speed" in note]
+    synthetic_records.write_run(study, "mine#abcd1234", 0.5, 0, np.ones(50, dtype=bool))
+    (note,) = (note for note in build([study]).notes if "no speed" in note)
+    assert "mine#abcd1234@0.5" in note and "given again" in note and "cropr" not in note
+
+
+@pytest.mark.parametrize(("speed", "flagged"), [(0.6, True), (0.7, False), (1.3, False), (1.4, True)])
+def test_another_dense_speed_in_the_same_setting_is_flagged(tmp_path: Path, speed: float, flagged: bool) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none", "cropr"), budgets=(0.5,), num_items=50)
+    _add_timing(study, "again", 5, speed, ("none", "cropr@0.5"))
+    _add_timing(study, "other", 6, 9.0, ("none", "cropr@0.5"), num_threads=64)  # another setting
+    notes = [note for note in build([study]).notes if "in the same setting" in note]
+    assert len(notes) == flagged
+    assert not flagged or (f"again: {2500 * speed:,.0f} images/s" in notes[0] and "cpu-b64" in notes[0])
+    assert not flagged or "2,500" in notes[0]
+
+
+@pytest.mark.parametrize(("load", "noisy"), [(0.3, True), (0.2, False), (None, False)])
+def test_a_timing_beside_other_work_is_flagged(tmp_path: Path, load: float | None, noisy: bool) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none",), budgets=(0.5,), num_items=50)
+    assert not any("noisy" in note for note in build([study]).notes)  # a record that does not say
+    path = study / "speed" / "cpu-b64" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"load_of_others": load}))
+    notes = [note for note in build([study]).notes if "noisy" in note]
+    assert len(notes) == noisy and (not noisy or "0.3 cores" in notes[0])
+
+
 def test_a_study_in_all_states(tmp_path: Path) -> None:
     study = tmp_path / "a"
     synthetic_records.write_study(study, num_items=100)

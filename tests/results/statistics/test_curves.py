@@ -1,5 +1,6 @@
 """Curves, fronts, and what must not be mixed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,65 @@ def test_the_newest_timing_is_joined_and_the_others_kept(tmp_path: Path) -> None
     (speed / "older" / "result.json").write_text(text.replace("T04:00", "T03:00"))
     frame = speed_frame([load_records(tmp_path / "a")])
     assert list(frame["timing"]) == ["older", "older", "cpu-b64", "cpu-b64"]
-    assert list(frame["newest"]) == [False, False, True, True]
+    assert list(frame["shown"]) == [False, False, True, True]
+
+
+def _timed_again(study: Path, timing: str, hour: int, variants: list[str], speed: float = 1, **changes) -> None:
+    """Another timing of some of the variants, on a machine `speed` times as fast."""
+    record = json.loads((study / "speed" / "cpu-b64" / "result.json").read_text())
+    rows = [row for row in record["variants"] if row["variant"] in variants]
+    for row in rows:
+        row["images_per_s"] = {key: speed * value for key, value in row["images_per_s"].items()}
+    content = record | {"variants": rows, "provenance": {"finished": f"2026-11-23T{hour:02}:00:00Z"}} | changes
+    (study / "speed" / timing).mkdir()
+    (study / "speed" / timing / "result.json").write_text(json.dumps(content))
+
+
+def _shown(study: Path) -> dict[str, tuple[str, bool]]:
+    frame = speed_frame([load_records(study)])
+    return {row.variant: (row.timing, row.ratio_only) for row in frame[frame["shown"]].itertuples()}
+
+
+def test_absolute_speeds_are_those_of_one_timing(tmp_path: Path) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none", "cropr", "tome"), budgets=(0.5,), num_items=50)
+    one = {"none": ("cpu-b64", False), "cropr@0.5": ("cpu-b64", False), "tome@0.5": ("cpu-b64", False)}
+    _timed_again(study, "busy", 5, ["none", "tome@0.5"], 0.1)  # newer, and of fewer variants
+    assert _shown(study) == one
+    (study / "runs" / "cropr-0.5-s0").rename(tmp_path / "gone")  # both hold all that is there
+    assert _shown(study) == {"none": ("busy", False), "tome@0.5": ("busy", False), "cropr@0.5": ("cpu-b64", True)}
+
+
+def test_a_ratio_comes_from_the_same_setting_only(tmp_path: Path) -> None:
+    study = tmp_path / "a"
+    synthetic_records.write_study(study, methods=("none", "cropr"), budgets=(0.5,), num_items=50)
+    _timed_again(study, "grown", 5, ["none"], dtype="bfloat16")
+    for variant in ("tome", "evit"):
+        synthetic_records.write_run(study, variant, 0.5, 0, _hit(0.9, 50))
+        record = json.loads((study / "speed" / "grown" / "result.json").read_text())
+        record["variants"] += [record["variants"][0] | {"variant": f"{variant}@0.5", "role": "method"}]
+        (study / "speed" / "grown" / "result.json").write_text(json.dumps(record))
+    assert _shown(study) == dict.fromkeys(("none", "tome@0.5", "evit@0.5"), ("grown", False))  # no cropr@0.5
+
+
+@pytest.mark.parametrize("status", ["unreachable", "done"])
+def test_a_row_that_was_not_trained_is_of_the_curve_of_its_method(tmp_path: Path, status: str) -> None:
+    (tmp_path / "runs").mkdir()
+    synthetic_records.write_run(tmp_path, "none", None, 0, _hit(0.95))
+    synthetic_records.write_run(tmp_path, "evit", 0.5, 0, _hit(0.9), objective="CE, keep rate shrinking")
+    synthetic_records.write_run(tmp_path, "evit", 0.1, 0, _hit(0.5), objective=None, status=status, floor=0.2)
+    names = list(variant_frame(run_frame([load_records(tmp_path)]))["curve"])
+    apart = ["EViT", "EViT, CE, keep rate shrinking"]
+    assert names[0] == "Dense" and sorted(names[1:]) == (["EViT", "EViT"] if status == "unreachable" else apart)
+
+
+def test_a_row_that_was_not_trained_renames_none_of_two_curves(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    synthetic_records.write_run(tmp_path, "evit", 0.5, 0, _hit(0.9))
+    synthetic_records.write_run(tmp_path, "evit", 0.7, 0, _hit(0.9), objective="KL")
+    synthetic_records.write_run(tmp_path, "evit", 0.1, 0, _hit(0.5), objective=None, status="unreachable", floor=0.2)
+    names = variant_frame(run_frame([load_records(tmp_path)]))["curve"]
+    assert sorted(names) == ["EViT", "EViT, CE", "EViT, KL"]
 
 
 def test_predictions_that_contradict_the_record_are_named(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_combination_is_kept_and_reported(tmp_path):
 
     found = load_records(tmp_path)
     assert len(run_frame([found])) == len(speed_frame([found])) == 15
-    assert speed_frame([found])["newest"].all()
+    assert speed_frame([found])["shown"].all()
     report = study("report", tmp_path)
     assert report.returncode == 0, report.stderr
     assert (tmp_path / "report" / "throughput_gmacs.png").exists()

@@ -1,6 +1,8 @@
 """The record of a timing: what is in it and how it hangs together. How fast anything is, is not tested."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 from cropr.vit import ReducedViT
 from results.records.frames import speed_frame
 from results.records.store import Records
+from studies.measure import clock
 from studies.measure.clock import peak_memory_mib
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
@@ -84,6 +87,38 @@ def test_peak_memory_is_that_of_weights_images_and_what_a_pass_holds():
         found = peak_memory_mib(Holding(images), images)
         assert found * 2**20 == pytest.approx(5 * images.nbytes, rel=0.01)
         assert peak_memory_mib(nn.Identity(), images) * 2**20 == images.nbytes
+
+
+def test_work_of_another_process_is_measured_and_that_of_this_one_is_not(tmp_path, monkeypatch):
+    """What /proc/stat says goes up by what this process took and 3 s of others, over a tenth of a second."""
+    mine, ticks = min(os.sched_getaffinity(0)), os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(clock, "STAT", tmp_path / "stat")
+
+    def write(own_s, others_s):
+        busy, idle = round((own_s + others_s) * ticks), round(time.perf_counter() * ticks)
+        (tmp_path / "stat").write_text(
+            f"cpu  9 9 9 9 9 9 9 9 9 9\ncpu{mine} {busy} 0 0 {idle} 7 0 0 0 {busy} 0\n"
+            f"cpu4095 {idle} 0 0 0 0 0 0 0 0 0\nintr 5 6\n"
+        )
+
+    write(0, 0)
+    load, began, own = clock.OtherLoad(), time.perf_counter(), clock.own_seconds()
+    while clock.own_seconds() - own < 0.1:
+        sum(range(1000))
+    write(clock.own_seconds() - own, 3)
+    assert load.cores() == pytest.approx(3 / (time.perf_counter() - began), rel=0.1)
+    write(clock.own_seconds() - own, 0)
+    assert load.cores() < 0.5
+    write(0, 0)
+    assert load.cores() is None  # counters that stand still
+    (tmp_path / "stat").unlink()
+    assert load.cores() is None
+
+
+def test_the_record_holds_the_load(record, monkeypatch, tmp_path):
+    assert record["load_of_others"] is None or 0 <= record["load_of_others"] <= len(os.sched_getaffinity(0)) + 0.5
+    monkeypatch.setattr(clock, "STAT", tmp_path / "none")
+    assert measure({"none": ReducedViT(tiny_vit())}, **SETTING)["load_of_others"] is None
 
 
 def test_figures_follow_from_samples(record):
