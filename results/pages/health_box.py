@@ -1,6 +1,6 @@
 """The health of a result as a box: Markdown, terminal, and plain values for JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from rich.panel import Panel
@@ -47,12 +47,8 @@ def json_values(health: Health) -> dict[str, Any]:
         }
         for finding in health.findings
     ]  # fmt: skip
-    return {
-        "checks": health.num_checks,
-        "looked": health.num_looked,
-        "findings": findings,
-        "not_checked": list(health.unchecked),
-    }
+    looked = {"checks": health.num_checks, "looked": health.num_looked}
+    return looked | {"findings": findings, "not_checked": list(health.unchecked)}
 
 
 def _headline(health: Health) -> str:
@@ -70,13 +66,13 @@ def _by_check(health: Health) -> Iterator[tuple[str, list[Finding]]]:
 
 
 def _sentence(finding: Finding) -> str:
-    return f"{_names(finding.variants)}: {finding.seen}."
-
-
-def _names(variants: Sequence[str]) -> str:
-    if len(variants) <= _MAX_NAMES:
-        return ", ".join(variants)
-    return f"{', '.join(variants[: _MAX_NAMES - 1])} and {len(variants) - _MAX_NAMES + 1} more"
+    names = finding.variants
+    which = ", ".join(names)
+    if not finding.marks:
+        which = f"{len(names)} variants of {finding.study}"
+    elif len(names) > _MAX_NAMES:
+        which = f"{', '.join(names[: _MAX_NAMES - 1])} and {len(names) - _MAX_NAMES + 1} more"
+    return f"{which}: {finding.seen}."
 
 
 def _unchecked(health: Health) -> str:

@@ -99,9 +99,9 @@ def assess(evidence: Evidence, checks: Sequence[Check]) -> Health:
         blind = sum(look.seen is None for look in looks)
         num_looked += blind < len(looks)
         if blind == len(looks):
-            unchecked.append(f"{check.name}: no {check.needs}")
+            unchecked.append(f"{check.name} (no {check.needs})")
         elif blind:
-            unchecked.append(f"{check.name}: no {check.needs} in {blind} of {len(looks)} places")
+            unchecked.append(f"{check.name} (in {blind} of {len(looks)} places no {check.needs})")
         for rows, seen, marks in looks:
             if seen:
                 own = evidence.variants.loc[list(rows)]

@@ -130,8 +130,8 @@ def few_seeds(evidence: Evidence) -> Iterator[Look]:
         for seeds, rows in study.groupby("seeds"):
             smallest = smallest_p_over_seeds(int(seeds), evidence.means.shape[1])
             seen = (
-                f"{seeds} seed, with which no p over seeds is below {smallest:.2g}: p values rest on test items and say "
-                "nothing about other seeds"
+                f"with {seeds} seed no p over seeds is below {smallest:.2g}; the p values here rest on test items and "
+                "say nothing about other seeds"
             )
             yield Look(tuple(rows.index), seen if smallest >= ALPHA else "", marks=len(rows) < len(study))
 
@@ -174,9 +174,9 @@ CHECKS = (
           "Add seeds; if it stays, look for a budget that is trained with other options or did not converge."),
     Check("below random", below_random, "random pruning at the same counts or budget",
           "Look at its scores and their sign; do not report its choice as worth anything."),
-    Check("ties at the cut", ties, "`tied_at_cut`",
+    Check("ties at the cut", ties, "tied_at_cut",
           "Look for scores that are constant or of too low precision: position, not score, chooses here."),
-    Check("mask keeps another share", mask_gap, "`masked`",
+    Check("mask keeps another share", mask_gap, "masked",
           "Raise the weight of the ratio loss or train longer: it was not trained for the budget it is run at."),
     Check("mask scores differently", mask_score_gap, "metric under a mask",
           "Compare the tokens seen in training and deployed; report both figures."),
