@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
+
 __all__ = ["PANELS", "PUBLISHED_PANELS", "Panel"]
 
 
@@ -24,6 +26,12 @@ class Panel:
         False  # move whole curves apart in x, where all methods meet the same budgets and bars would cover bars
     )
     caption: str = ""
+
+    def doubted(self, summary: pd.DataFrame) -> pd.Series:
+        """Whether a finding of the health box concerns what is shown of each row."""
+        timed = any(column.startswith(("images_per_s", "ratio_to_dense")) for column in (self.x, self.y))
+        scored = self.y.startswith(("metric", "difference"))
+        return (scored & (summary["findings"] != "")) | (timed & (summary["speed_findings"] != ""))
 
 
 _ACCURACY: dict[str, Any] = {

@@ -75,6 +75,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
             points = points.assign(**{x: points[x] + _dodge(points[x], points["curve"], styles)})
         for curve, rows in points.groupby("curve", sort=False):
             _draw_curve(axes, rows.sort_values(x), x, y, x_ends, y_ends, styles.get(str(curve)))
+            _draw_hollow(axes, rows[panel.doubted(rows)], x, y, styles.get(str(curve)))
         dense = points[points["role"] == "dense"]
         top = _room_above(axes, dense[[y, *y_ends]])
         figure.draw_without_rendering()
@@ -87,7 +88,12 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
 def caption(panel: Panel, summary: pd.DataFrame) -> str:
     """What the reader of a figure must know."""
     crowd = summary.loc[summary["role"] != "dense", "curve"].nunique() > _MAX_CURVES
-    return panel.caption + (" Light grey, without names: the curves that have no point on the front." if crowd else "")
+    said = [panel.caption]
+    if crowd:
+        said.append("Light grey, without names: the curves that have no point on the front.")
+    if panel.doubted(summary).any():
+        said.append("Hollow, on a curve of this study: doubted by a finding of the health box.")
+    return " ".join(said)
 
 
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
@@ -178,6 +184,17 @@ def _draw_curve(
         axes.annotate("†", (row[x], row[y]), xytext=(2, 1), textcoords="offset points", fontsize=6, color=style.color)
     if style.dense:
         axes.axhline(rows[y].iat[0], color="black", linewidth=0.5, linestyle=(0, (1, 2)), zorder=1)
+
+
+def _draw_hollow(axes: Axes, rows: pd.DataFrame, x: str, y: str, style: _Style | None) -> None:
+    """Covers the markers of `rows` by hollow ones."""
+    if rows.empty:
+        return
+    marker, size, color = ("o", 2.0, _GREY) if style is None else (style.marker, 6 if style.dense else 3.6, style.color)
+    axes.plot(
+        rows[x], rows[y], linestyle="", marker=marker, markersize=size, markerfacecolor="white", markeredgecolor=color,
+        markeredgewidth=0.7, zorder=1.6 if style is None else 3.1,
+    )  # fmt: skip
 
 
 def _room_above(axes: Axes, dense: pd.DataFrame) -> float:

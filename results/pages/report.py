@@ -1,5 +1,6 @@
 """Everything in DIR/report/ from the records alone, also while runs are still going."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from results.pages import notes, tables
+from results.pages import health_box, notes, tables
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import load_records, write_bytes, write_text
 from results.statistics import compare, curves
+from results.statistics.findings import Evidence, Health, add_findings, assess
+from results.statistics.health import CHECKS
 
 __all__ = ["Report", "build"]
 
@@ -26,12 +29,14 @@ class Report:
     paths: tuple[Path, ...]
     summary: pd.DataFrame  # one row per variant, as in summary.csv
     notes: tuple[str, ...]
+    health: Health
     terminal: RenderableType
 
 
 def build(dirs: Sequence[Path], published: bool = False) -> Report:
-    """Writes summary.csv, speed.csv, pairwise.csv, table.md, table.tex and the figures into `report/` of the first of
-    `dirs`; several are compared in one report. Only finished runs are in it; what is missing is named below the table.
+    """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex and the figures into `report/` of
+    the first of `dirs`; several are compared in one report. Only finished runs are in it; what is missing is named
+    below the table.
 
     Raises:
         ValueError: a directory holds no study, nothing is finished in any of them, or their tasks differ.
@@ -48,13 +53,15 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     compare.add_differences_to_dense(variants, runs, replicates, means)
     compare.add_differences_to_random(variants, runs, replicates, means)
     pairs = compare.pairwise(variants, runs, replicates, means)
+    health = assess(Evidence(runs, variants, speeds, replicates, means), CHECKS)
+    add_findings(variants, health)
     summary = tables.summary_frame(variants, speeds)
     title = notes.title_of(variants)
     below = [*notes.footnotes(runs, variants, speeds, replicates), *notes.missing_notes(studies)]
 
     figures = _figures(summary, speeds, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
-    text = tables.markdown(summary, below, title)
+    text = tables.markdown(summary, below, title, health_box.markdown(health))
     if len(methods := tables.glossary(variants)):
         text += f"\n## Methods\n\n{methods}"
     if 0 < len(pairs) <= _MAX_PAIRS:
@@ -63,6 +70,7 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         "summary.csv": summary.to_csv(index=False),
         "pairwise.csv": pairs.to_csv(index=False),
         "speed.csv": speeds.to_csv(index=False),
+        "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
         "table.md": f"{text}\n## Figures\n\n{captions}",
         "table.tex": tables.latex(summary, below, title),
     }
@@ -75,8 +83,9 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         for kind, data in files.items():
             paths.append(folder / f"{name}.{kind}")
             write_bytes(paths[-1], data)
-    terminal = Group(tables.terminal(summary, below, title), Text(f"written to {folder}", style="dim"))
-    return Report(tuple(paths), summary, tuple(below), terminal)
+    written = Text(f"written to {folder}", style="dim")
+    terminal = Group(health_box.terminal(health), tables.terminal(summary, below, title), written)
+    return Report(tuple(paths), summary, tuple(below), health, terminal)
 
 
 def _figures(

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["NOTHING", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
+__all__ = ["NOTHING", "escape_markdown", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
 
 NOTHING = "–"
 MIXED = "†"  # marks a row whose records were not all made alike; a note says what differs
@@ -24,7 +24,8 @@ _IDENTITY = [
     "schedule_kind", "seeds", "num_items", "clusters",
 ]  # fmt: skip
 _REST = [
-    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "rest", "tokens",
+    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "findings", "speed_findings",
+    "rest", "tokens",
     "metric_name", "metric_label", "metric_statistic", "quick", "task", "dataset",
     "backbone", "data_fingerprint", "options", "method_version", "commit", "device_name", "dtype", "num_threads",
     "sdpa_backend",
@@ -58,17 +59,17 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     return frame[[*_IDENTITY, *measured, *costs, *_SPEED, *_REST]]
 
 
-def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
-    """The whole table with its notes."""
+def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str, box: str = "") -> str:
+    """The whole table with its notes, under a `box`."""
     columns = _columns(summary)
     body = _pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
-    return f"# {title}\n\n{body}\n\n" + "".join(f"- {_escape_markdown(note)}\n" for note in notes)
+    return f"# {title}\n\n{box}\n{body}\n\n" + "".join(f"- {escape_markdown(note)}\n" for note in notes)
 
 
 def glossary(variants: pd.DataFrame) -> str:
     """A line for each method: what it is, and its paper; empty where the records do not say."""
     rows = variants.dropna(subset="about").drop_duplicates("reducer")
-    return "".join(f"- {_escape_markdown(f'{row.reducer}: {row.about}')}\n" for row in rows.itertuples())
+    return "".join(f"- {escape_markdown(f'{row.reducer}: {row.about}')}\n" for row in rows.itertuples())
 
 
 def pairs_markdown(pairs: pd.DataFrame) -> str:
@@ -224,10 +225,11 @@ def _memory(row: Any) -> str:
 
 def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(escape_markdown(cell) for cell in line) + " |" for line in lines)
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """One line that Markdown shows as it is, also in a table."""
     return re.sub(r"([|*_<`])", r"\\\1", text).replace("\n", " ")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.records.store import Records
+from results.records.store import CorruptRecord, Records, read_lines
 
 __all__ = ["PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
 
@@ -142,6 +142,9 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "metric": _number(metrics.get("final", {}), metric),
         "metric_best": _number(metrics.get("best", {}), metric),
         "metric_masked": _number(metrics.get("masked", {}), metric),
+        "tied_at_cut": record.get("tied_at_cut"),
+        **{f"mask_{what}": (record.get("masked") or {}).get(what) for what in ("asked", "kept")},
+        "train_loss": _train_loss(study, run, record),
         **_macs(record.get("macs_g") or {}),
         "train_peak_memory_mib": _number(record, "peak_memory_mib"),
         "train_s": _number(record, "train_seconds"),
@@ -149,6 +152,17 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         **{key: str(provenance.get(key, "unknown")) for key in PROVENANCE},
         **{PACKAGE + package: version for package, version in provenance.get("packages", {}).items()},
     }
+
+
+def _train_loss(study: Records, run: str, record: dict[str, Any]) -> list[float] | None:
+    """Mean loss of each epoch; out of log.jsonl where an older record does not hold it, None where nothing does."""
+    if not run or record.get("train_loss"):
+        return record.get("train_loss")
+    try:
+        lines = read_lines(study.directory / "runs" / run / "log.jsonl")
+    except CorruptRecord:
+        return None
+    return [line["train_loss"] for line in lines if "train_loss" in line] or None
 
 
 def _headline(record: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 __all__ = [
     "CONFIDENCE", "RESAMPLES", "Population", "holm", "interval", "mean_iou", "num_resamples", "p_value",
-    "resample_accuracy", "resample_mean_iou", "resample_seeds",
+    "resample_accuracy", "resample_mean_iou", "resample_seeds", "smallest_p_over_seeds",
 ]  # fmt: skip
 
 CONFIDENCE = 0.95
@@ -132,6 +132,12 @@ def p_value(differences: np.ndarray) -> np.ndarray:
     resamples = differences.shape[-1]
     rarer = np.minimum((differences <= 0).sum(axis=-1), (differences >= 0).sum(axis=-1))
     return np.minimum(1.0, 2 * (1 + rarer) / (resamples + 1))
+
+
+def smallest_p_over_seeds(num_seeds: int, resamples: int) -> float:
+    """The smallest p that `p_value` can give of differences that vary between seeds alone. One seed is not drawn at
+    random: 1. Several that agree in sign agree in every resample: the floor of `p_value`."""
+    return 1.0 if num_seeds < 2 else 2 / (resamples + 1)
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

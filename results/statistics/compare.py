@@ -17,8 +17,8 @@ from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
 
 __all__ = [
-    "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "largest_families",
-    "pairwise", "replicate",
+    "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
+    "largest_families", "pairwise", "replicate", "same_training",
 ]  # fmt: skip
 
 _POINTS = 100.0  # share to percent, difference of shares to points
@@ -104,8 +104,8 @@ def add_differences_to_dense(
         dense = group[group["is_dense"] & (group["status"] == "done")]
         for row in group.index[~group["is_dense"] & (group["status"] == "done")]:
             if len(dense):
-                pairs.append((row, _same_training(dense, variants.loc[row])))
-    frame = _differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
+                pairs.append((row, same_training(dense, variants.loc[row])))
+    frame = differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
     for column in frame:
         variants[column] = frame[column].reindex(variants.index)
     variants["p_holm"] = variants.groupby(GROUP, dropna=False)["p"].transform(bootstrap.holm)
@@ -123,7 +123,7 @@ def add_differences_to_random(
         for row in group.index[group["role"].isin(["method", "control"])]:
             if (twin := _twin(variants.loc[row], chance)) is not None:
                 pairs.append((row, twin))
-    frame = _differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
+    frame = differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
     for column in frame:
         variants[f"over_random_{column.removeprefix('difference_')}"] = frame[column].reindex(variants.index)
     groups = variants.groupby(GROUP, dropna=False)
@@ -136,7 +136,7 @@ def _twin(variant: pd.Series, chance: pd.DataFrame) -> int | None:
     same = chance[(chance["tokens"] == variant["tokens"]) & chance["tokens"].notna()]
     alike = same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])
     same = same[alike]
-    return None if same.empty else _same_training(same, variant)
+    return None if same.empty else same_training(same, variant)
 
 
 def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray) -> pd.DataFrame:
@@ -145,13 +145,52 @@ def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates,
     done = variants[(variants["status"] == "done") & variants["budget_asked"].notna()]
     family = [*GROUP, "budget_asked"]
     pairs = [pair for _, rows in done.groupby(family, dropna=False) for pair in combinations(rows.index, 2)]
-    frame = _differences(pairs, variants, runs, replicates, means)
+    frame = differences(pairs, variants, runs, replicates, means)
     first, second = variants.loc[frame["row"]], variants.loc[frame["other"]]
     identity = first[family].reset_index(drop=True)
     identity["method"], identity["other_method"] = first["curve"].to_numpy(), second["curve"].to_numpy()
     frame = pd.concat([identity, frame.drop(columns=["row", "other"])], axis=1)
     frame["p_holm"] = frame.groupby(family, dropna=False)["p"].transform(bootstrap.holm)
     return frame
+
+
+def same_training(dense: pd.DataFrame, variant: pd.Series) -> int:
+    """The dense variant to compare with; where there are several, the one trained as long and at the same rate."""
+    alike = 2 * (dense["epochs"] == variant["epochs"]).astype(int) + (dense["lr"] == variant["lr"]).astype(int)
+    return alike.idxmax()
+
+
+def differences(
+    pairs: Sequence[tuple[int, int]],
+    variants: pd.DataFrame,
+    runs: pd.DataFrame,
+    replicates: Replicates,
+    means: np.ndarray,
+) -> pd.DataFrame:
+    """One row per pair: the difference row minus other over the seeds both have, on the items both saw; NaN where they
+    share none."""
+    members = variants["members"].to_list()
+    seeds = runs["seed"].to_numpy()
+    seeds_of = [tuple(seeds[rows]) for rows in members]
+    observed = np.full(len(pairs), np.nan)
+    low, high, p = observed.copy(), observed.copy(), observed.copy()
+    for i, (row, other) in enumerate(pairs):
+        ours, theirs = members[row], members[other]
+        if seeds_of[row] != seeds_of[other]:
+            ours, theirs = _common_seeds(ours, theirs, seeds)
+        saw = set(replicates.population[ours]) | set(replicates.population[theirs])
+        if len(saw) != 1 or -1 in saw:
+            continue
+        observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean()
+        if len(ours) == len(members[row]) and len(theirs) == len(members[other]):
+            resampled = means[row] - means[other]  # the mean is linear: no need to go back to the runs
+        else:
+            resampled = bootstrap.resample_seeds(replicates.accuracy[ours] - replicates.accuracy[theirs])
+        low[i], high[i] = bootstrap.interval(resampled)
+        p[i] = bootstrap.p_value(resampled)
+    columns = {"difference_points": observed, "difference_low_points": low, "difference_high_points": high}
+    frame = pd.DataFrame(pairs, columns=["row", "other"], dtype=int)
+    return frame.assign(**{name: _POINTS * values for name, values in columns.items()}, p=p)
 
 
 def _read(run_dir: str, values: Callable[[dict[str, np.ndarray]], np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -183,45 +222,6 @@ def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:
         f"{runs['id'].iat[row]}: its record says {runs['metric'].iat[row]:.2%}, its predictions {observed[row]:.2%}."
         for row in np.flatnonzero(apart)
     ]
-
-
-def _same_training(dense: pd.DataFrame, variant: pd.Series) -> int:
-    """The dense variant to compare with; where there are several, the one trained as long and at the same rate."""
-    alike = 2 * (dense["epochs"] == variant["epochs"]).astype(int) + (dense["lr"] == variant["lr"]).astype(int)
-    return alike.idxmax()
-
-
-def _differences(
-    pairs: Sequence[tuple[int, int]],
-    variants: pd.DataFrame,
-    runs: pd.DataFrame,
-    replicates: Replicates,
-    means: np.ndarray,
-) -> pd.DataFrame:
-    """One row per pair: the difference row minus other over the seeds both have, on the items both saw; NaN where they
-    share none."""
-    members = variants["members"].to_list()
-    seeds = runs["seed"].to_numpy()
-    seeds_of = [tuple(seeds[rows]) for rows in members]
-    observed = np.full(len(pairs), np.nan)
-    low, high, p = observed.copy(), observed.copy(), observed.copy()
-    for i, (row, other) in enumerate(pairs):
-        ours, theirs = members[row], members[other]
-        if seeds_of[row] != seeds_of[other]:
-            ours, theirs = _common_seeds(ours, theirs, seeds)
-        saw = set(replicates.population[ours]) | set(replicates.population[theirs])
-        if len(saw) != 1 or -1 in saw:
-            continue
-        observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean()
-        if len(ours) == len(members[row]) and len(theirs) == len(members[other]):
-            resampled = means[row] - means[other]  # the mean is linear: no need to go back to the runs
-        else:
-            resampled = bootstrap.resample_seeds(replicates.accuracy[ours] - replicates.accuracy[theirs])
-        low[i], high[i] = bootstrap.interval(resampled)
-        p[i] = bootstrap.p_value(resampled)
-    columns = {"difference_points": observed, "difference_low_points": low, "difference_high_points": high}
-    frame = pd.DataFrame(pairs, columns=["row", "other"], dtype=int)
-    return frame.assign(**{name: _POINTS * values for name, values in columns.items()}, p=p)
 
 
 def _common_seeds(ours: np.ndarray, theirs: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -43,7 +43,7 @@ def _text(report: Report) -> str:
 
 
 def test_files_of_a_report(study: Path, report: Report) -> None:
-    names = {"summary.csv", "speed.csv", "pairwise.csv", "table.md", "table.tex"}
+    names = {"summary.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
     names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")}
     assert {path.name for path in (study / "report").iterdir()} == {path.name for path in report.paths} == names
 
