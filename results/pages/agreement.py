@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from results.records.store import load_records, write_text
-from results.statistics.agreement import ALPHA, Agreement, Analysis, agreement, analyse
+from results.statistics.agreement import ALPHA, Agreement, agreement, read
+from results.statistics.analysis import Analysis
 
 __all__ = ["Page", "compare_studies"]
 
@@ -22,7 +23,7 @@ class Page:
 
 def compare_studies(first: Path, second: Path) -> Page:
     """Writes agreement.md and agreement.csv into `report/` of the first. Raises ValueError, OSError."""
-    a, b = (analyse(load_records(directory)) for directory in (first, second))
+    a, b = (read(load_records(directory)) for directory in (first, second))
     found = agreement(a, b)
     text = _text(first, second, a, b, found)
     folder = first / "report"

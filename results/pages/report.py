@@ -13,7 +13,7 @@ from results.pages import health_box, notes, tables
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import load_records, write_bytes, write_text
-from results.statistics import compare, curves
+from results.statistics.analysis import analyse
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 
@@ -47,17 +47,13 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     if runs.empty:
         missing = notes.missing_notes(studies)
         raise ValueError("\n".join([f"nothing to report in {', '.join(map(str, dirs))}: no run is finished", *missing]))
-    variants = curves.variant_frame(runs)
-    replicates = compare.replicate(runs, max(compare.largest_families(variants).values()))
-    means = compare.add_intervals(variants, replicates)
-    compare.add_differences_to_dense(variants, runs, replicates, means)
-    compare.add_differences_to_random(variants, runs, replicates, means)
-    pairs = compare.pairwise(variants, runs, replicates, means)
-    health = assess(Evidence(runs, variants, speeds, replicates, means), CHECKS)
+    found = analyse(runs)
+    variants, pairs = found.variants, found.pairs
+    health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     add_findings(variants, health)
     summary = tables.summary_frame(variants, speeds)
     title = notes.title_of(variants)
-    below = [*notes.footnotes(runs, variants, speeds, replicates), *notes.missing_notes(studies)]
+    below = [*notes.footnotes(runs, variants, speeds, found.replicates), *notes.missing_notes(studies)]
 
     figures = _figures(summary, speeds, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())

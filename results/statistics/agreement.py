@@ -14,9 +14,10 @@ from scipy import stats
 
 from results.records.frames import run_frame
 from results.records.store import Records
-from results.statistics import bootstrap, compare, curves
+from results.statistics import bootstrap
+from results.statistics.analysis import Analysis, analyse
 
-__all__ = ["ALPHA", "Agreement", "Analysis", "agreement", "analyse"]
+__all__ = ["ALPHA", "Agreement", "agreement", "read"]
 
 ALPHA = 0.05
 _SAME = [
@@ -24,15 +25,6 @@ _SAME = [
     "variant",
 ]  # fmt: skip
 _DIFFERENCE = ["kind", "first", "second", "budget_asked"]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """One study, with its intervals and differences: see compare.py."""
-
-    runs: pd.DataFrame
-    variants: pd.DataFrame
-    pairs: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -50,17 +42,12 @@ class Agreement:
     same_items: bool
 
 
-def analyse(study: Records) -> Analysis:
+def read(study: Records) -> Analysis:
     """Raises ValueError where no run is finished."""
     runs = run_frame([study])
     if runs.empty or not (runs["status"] == "done").any():
         raise ValueError(f"{study.directory} has no finished run to compare")
-    variants = curves.variant_frame(runs)
-    replicates = compare.replicate(runs, max(compare.largest_families(variants).values()))
-    means = compare.add_intervals(variants, replicates)
-    compare.add_differences_to_dense(variants, runs, replicates, means)
-    compare.add_differences_to_random(variants, runs, replicates, means)
-    return Analysis(runs, variants, compare.pairwise(variants, runs, replicates, means))
+    return analyse(runs)
 
 
 def agreement(a: Analysis, b: Analysis) -> Agreement:

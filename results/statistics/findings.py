@@ -40,10 +40,11 @@ class Evidence:
             yield row, [lists for lists in held if all(isinstance(value, list) for value in lists)]
 
     def timings(self) -> Iterator[pd.DataFrame]:
-        """The newest timing of every variant, by the timing they come from; `row` is that of the variant."""
+        """Of each study the timing that the report shows; `row` is that of the variant."""
         if len(self.speeds):
             rows = self.variants.reset_index(names="row")[["study", "variant", "row"]]
-            timed = self.speeds[self.speeds["newest"]].merge(rows, on=["study", "variant"])
+            shown = self.speeds["shown"] & ~self.speeds["ratio_only"]
+            timed = self.speeds[shown].merge(rows, on=["study", "variant"])
             yield from (group for _, group in timed.groupby(["study", "timing"], sort=False))
 
 

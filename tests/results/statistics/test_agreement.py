@@ -8,7 +8,7 @@ from scipy import stats
 
 from results.pages.agreement import compare_studies
 from results.records.store import load_records
-from results.statistics.agreement import agreement, analyse
+from results.statistics.agreement import agreement, read
 
 ITEMS = 3000
 ROWS = (("none", None), ("random", 0.5), ("cropr", 0.5), ("evit", 0.5))
@@ -29,7 +29,7 @@ def write(folder, shares, seeds=3, machine="AMD EPYC", spread=0.004, stream=0):
 
 
 def verdicts(a, b):
-    found = agreement(*(analyse(load_records(folder)) for folder in (a, b)))
+    found = agreement(*(read(load_records(folder)) for folder in (a, b)))
     differences = found.differences.set_index(["first", "second"])["verdict"]
     return found, found.accuracies.set_index("variant")["verdict"], differences
 
