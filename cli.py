@@ -105,6 +105,13 @@ def in_panel(parameter: Parameter) -> Parameter:
     return parameter.replace(annotation=Annotated[(kind, *said)])
 
 
+def directory(text: str) -> Path:
+    """The path that `text` names."""
+    if not text:
+        raise typer.BadParameter("it is empty; leave it out for out/STUDY")
+    return Path(text).expanduser()
+
+
 def study_options(
     context: typer.Context,
     study: Annotated[
@@ -117,14 +124,16 @@ def study_options(
         ),
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, from 0.")] = 1,
     task: Annotated[str | None, typer.Option(help="classification or segmentation (default: the study's).")] = None,
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     backbone: Annotated[
         str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE (default: the study's).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Record directory (default: out/STUDY).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
+    ] = None,
     device: DeviceOption = "auto",
     train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
     recipe: Annotated[

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from cropr.nearest import did_you_mean
@@ -33,7 +33,10 @@ class Option:
     dense: Any = UNSAID  # the default in dense tasks, where it is another one
     unset: str = ""  # what None means, in words
     name: str = ""
-    kinds: tuple[type, ...] = ()  # of bool, int, float, str, tuple (of whole numbers)
+    kinds: tuple[type, ...] = ()  # of bool, int, float, str, tuple
+    element: type = int  # of a tuple
+    spelled: Mapping[str, str] = dataclasses.field(default_factory=dict)  # other spellings of choices
+    what: str = "option"  # in messages
 
     def default_for(self, dense: bool) -> Any:
         return self.dense if dense and self.dense is not UNSAID else self.default
@@ -54,7 +57,7 @@ class Option:
         if bool in self.kinds:
             return "true, false"
         kind = "a whole number" if int in self.kinds else "a number" if float in self.kinds else "text"
-        listed = "whole numbers written 3/6/9"
+        listed = "whole numbers written 3/6/9" if self.element is int else "numbers written 0.9/0.98"
         words = [kind] if kind != "text" or str in self.kinds else []
         return " or ".join(words + [listed] * (tuple in self.kinds)) + self._range
 
@@ -69,10 +72,11 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value written as `text`. Raises ValueError naming value, valid ones and the nearest."""
+        text = self.spelled.get(text.lower(), text)
         for kind in (bool, int, float, tuple, str):
             if kind in self.kinds:
                 try:
-                    return self.check(_convert(kind, text))
+                    return self.check(_convert(kind, text, self.element))
                 except (ValueError, OverflowError):
                     continue
         raise self._refusal(text)
@@ -91,7 +95,8 @@ class Option:
         if isinstance(value, bool) or bool in self.kinds:
             return isinstance(value, bool) and bool in self.kinds
         if isinstance(value, tuple):
-            return tuple in self.kinds and bool(value) and all(type(v) is int and self._within(v) for v in value)
+            elements = (int,) if self.element is int else (int, float)
+            return tuple in self.kinds and bool(value) and all(type(v) in elements and self._within(v) for v in value)
         if isinstance(value, str):
             return str in self.kinds
         numeric = isinstance(value, int) if float not in self.kinds else isinstance(value, int | float)
@@ -106,7 +111,7 @@ class Option:
 
     def _refusal(self, text: str) -> ValueError:
         near = did_you_mean(text, self.choices) or ";"
-        return ValueError(f"option {self.name} cannot be {text!r}{near} valid: {self.valid}")
+        return ValueError(f"{self.what} {self.name} cannot be {text!r}{near} valid: {self.valid}")
 
     def write(self, value: Any) -> str:
         """As it is typed."""
@@ -131,13 +136,13 @@ class Option:
             yield from (f"{end:g}" for end in (self.above, self.below) if end is not None)
 
 
-def _convert(kind: type, text: str) -> Any:
+def _convert(kind: type, text: str, element: type) -> Any:
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
         return text.lower() == "true"
     if kind is tuple:
-        return tuple(int(part) for part in text.split("/"))
+        return tuple(element(part) for part in text.strip("[]()").replace(",", "/").split("/"))
     return kind(text)
 
 
@@ -157,8 +162,19 @@ def options_of(cls: type) -> dict[str, Option]:
             kinds = _kinds(_annotation(cls, field))
             if not kinds:
                 raise TypeError(f"option {field.name} is annotated {field.type}; valid: bool, int, float, str, tuple")
-            found[field.name] = dataclasses.replace(field.metadata[KEY], name=field.name, kinds=kinds)
+            found[field.name] = dataclasses.replace(
+                field.metadata[KEY], name=field.name, kinds=kinds, element=_element(_annotation(cls, field))
+            )
     return found
+
+
+def _element(hint: Any) -> type:
+    """Of the tuples that a hint allows: float where it names them, else int."""
+    return float if any(float in get_args(part) for part in (hint, *get_args(hint)) if _is_tuple(part)) else int
+
+
+def _is_tuple(hint: Any) -> bool:
+    return getattr(hint, "__origin__", hint) is tuple
 
 
 def _annotation(cls: type, field: dataclasses.Field) -> Any:

@@ -6,44 +6,60 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from cropr.nearest import nearest
+from cropr.option import Option, option, options_of
 
-__all__ = ["Recipe", "RunConfig", "from_dict", "replace_key"]
+__all__ = ["Recipe", "RunConfig", "from_dict", "replace_key", "settings"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. Rates are per optimiser step; an epoch is one pass over the training items."""
+    """How a model is trained. Rates are per optimiser step; an epoch is one pass over the training items. Raises
+    ValueError for a setting outside its range."""
 
-    epochs: int = 6
-    batch_size: int = 64
-    lr: float = 5e-4
-    min_lr: float = 0.0
-    schedule: str = "cosine"  # or poly (power .9)
-    warmup_epochs: float = 0.6
-    warmup_shape: str = "linear"  # or cosine
-    warmup_start: float = 0.04  # share of lr at step 0
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.05
-    clip_grad: float | None = 1.0
-    layer_decay: float = 1.0  # learning rate per block towards the input; reducers keep the full one
-    drop_path: float = 0.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    augment: str | None = None  # timm's, such as rand-m9-mstd0.5-inc1
-    random_erasing: float = 0.0
-    ema: float | None = None  # decay of the averaged weights that are evaluated
-    amp: str | None = None  # bfloat16 or float16
-    accumulate: int = 1  # micro-batches per optimiser step; batch_size counts all of them
-    checkpointing: bool = False
-    backbone_lr: float = 1.0  # factor
-    reducer_lr: float = 1.0  # factor, of what a reducer learns from nothing
-    freeze_backbone_epochs: float = 0.0
-    evaluate_every: int = 1  # epochs between two evaluations; the last epoch has one
-    epoch_offset: int = 0  # first epoch of the data, so that a fine-tune sees other compositions than its backbone
+    epochs: int = option(6, "over the training items", low=1)
+    batch_size: int = option(64, "images per optimiser step, of all micro-batches and processes", low=1)
+    lr: float = option(5e-4, "learning rate", above=0)
+    min_lr: float = option(0.0, "at the end of the schedule", low=0)
+    schedule: str = option("cosine", "of the learning rate; poly has the power .9", choices=("cosine", "poly"))
+    warmup_epochs: float = option(0.6, "until the full learning rate", low=0)
+    warmup_shape: str = option("linear", "of the warm-up", choices=("linear", "cosine"))
+    warmup_start: float = option(0.04, "share of lr at step 0", low=0, high=1)
+    betas: tuple[float, float] = option((0.9, 0.98), "of AdamW", low=0, below=1)
+    weight_decay: float = option(0.05, "of AdamW, on matrices", low=0)
+    clip_grad: float | None = option(1.0, "largest norm of the gradient", above=0)
+    layer_decay: float = option(
+        1.0, "factor of the learning rate per block towards the input; reducers keep the full one", above=0, high=1
+    )
+    drop_path: float = option(0.0, "rate of stochastic depth in the last block", low=0, below=1)
+    label_smoothing: float = option(0.0, "share of a label that goes to all classes", low=0, below=1)
+    mixup: float = option(0.0, "alpha of timm's", low=0)
+    cutmix: float = option(0.0, "alpha of timm's", low=0)
+    augment: str | None = option(None, "timm's auto-augmentation, such as rand-m9-mstd0.5-inc1")
+    random_erasing: float = option(0.0, "probability", low=0, high=1)
+    ema: float | None = option(None, "decay of the averaged weights that are evaluated", above=0, below=1)
+    amp: str | None = option(
+        None, "mixed precision", choices=("bfloat16", "float16"),
+        spelled={"bf16": "bfloat16", "fp16": "float16", "half": "float16"},
+    )  # fmt: skip
+    accumulate: int = option(1, "micro-batches per optimiser step", low=1)
+    checkpointing: bool = option(False, "compute activations again in the backward pass")
+    backbone_lr: float = option(1.0, "factor of the learning rate", low=0)
+    reducer_lr: float = option(1.0, "factor of the learning rate of what a reducer learns from nothing", low=0)
+    freeze_backbone_epochs: float = option(0.0, "during which the backbone does not learn", low=0)
+    evaluate_every: int = option(1, "epochs between two evaluations; the last epoch has one", low=1)
+    epoch_offset: int = option(0, "first epoch of the data: a fine-tune sees other scenes than its backbone", low=0)
+
+    def __post_init__(self) -> None:
+        for key, setting in settings().items():
+            value = getattr(self, key)
+            if value is not None or key not in OPTIONAL:
+                setting.check(value)
+        if len(self.betas) != 2:
+            raise ValueError(f"setting betas cannot be {self.betas}; valid: two numbers, written 0.9/0.98")
 
 
 @dataclass(frozen=True)
@@ -96,19 +112,20 @@ def from_dict(content: dict[str, Any]) -> RunConfig:
     return RunConfig(**content)
 
 
+OPTIONAL = ("clip_grad", "augment", "ema", "amp")  # may be None: without it
+
+
+@cache
+def settings() -> dict[str, Option]:
+    """What a recipe is made of, by name."""
+    return {key: dataclasses.replace(found, what="setting") for key, found in options_of(Recipe).items()}
+
+
 def replace_key(recipe: Recipe, key: str, text: str) -> Recipe:
-    """`recipe` with one `--set key=value`. Raises ValueError for an unknown key or a value of another type."""
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
-    if key not in fields:
-        raise ValueError(nearest("setting", key, fields))
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    default = getattr(recipe, key)
-    value = tuple(value) if isinstance(value, list) else value
-    if default is not None and value is not None and not isinstance(value, type(default)):
-        if not (isinstance(default, float) and isinstance(value, int)):
-            raise ValueError(f"setting {key} is a {type(default).__name__}, not {text!r}")
-        value = float(value)
+    """`recipe` with one `--set key=value`. Raises ValueError for an unknown key, or a value that is none."""
+    if key not in settings():
+        raise ValueError(nearest("setting", key, settings()))
+    value: Any = None
+    if key not in OPTIONAL or text.lower() not in ("none", "null"):
+        value = settings()[key].parse(text)
     return dataclasses.replace(recipe, **{key: value})

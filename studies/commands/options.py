@@ -9,6 +9,9 @@ from cropr.nearest import one_of
 __all__ = ["give_methods", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
+SMALLEST_BUDGET = 0.01  # below it no block of a usual model is left
+
+
 def parse_budgets(text: str) -> list[float]:
     """0.8,0.65,0.5 -> floats in (0, 1], each once."""
     budgets = []
@@ -19,8 +22,10 @@ def parse_budgets(text: str) -> list[float]:
             raise ValueError(
                 f"budget {part!r} is not a number; budgets are shares of the dense MACs, such as 0.5"
             ) from None
-        if not 0 < value <= 1:
-            raise ValueError(f"budget {part} is outside (0, 1]; budgets are shares of the dense MACs, such as 0.5")
+        if not SMALLEST_BUDGET <= value <= 1:
+            raise ValueError(
+                f"budget {part} is outside [{SMALLEST_BUDGET}, 1]; budgets are shares of the dense MACs, such as 0.5"
+            )
         budgets.append(value)
     return list(dict.fromkeys(budgets))
 

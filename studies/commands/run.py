@@ -65,7 +65,12 @@ class Options:
 
 def configs_of(options: Options) -> list[RunConfig]:
     """The runs that `options` ask for. Raises ValueError."""
+    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe"):
+        if getattr(options, name) == "":
+            raise ValueError(f"--{name} is empty; leave it out for its default")
     study = study_of(options)
+    if options.train == "none" and (options.settings or options.recipe):
+        raise ValueError("--train none trains nothing, so that --set and --recipe have no meaning with it")
     reducers = reducers_of(options)
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
     from studies.study import plan
@@ -210,6 +215,11 @@ def preflight(configs: list[RunConfig]) -> str:
     vit = create_backbone(
         first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized
     )
+    for recipe in filter(None, (first.recipe, first.backbone_recipe)):
+        if recipe.batch_size > data.num_train:
+            raise ValueError(
+                f"batch_size={recipe.batch_size}, and {first.dataset} has {data.num_train} training images"
+            )
     for config in {config.variant: config for config in configs}.values():
         try:
             built = build(vit, parse_one(config.reducer, dense), config.budget)

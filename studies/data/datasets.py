@@ -30,4 +30,6 @@ def create_dataset(config: RunConfig) -> Data:
         raise ValueError(f"data set {dataset.name} serves {' and '.join(dataset.tasks)}, not {config.task}")
     if dataset.folder and config.data_dir is None:
         raise ValueError(f"{dataset.name} needs --data DIR: {dataset.folder}")
+    if not dataset.folder and config.data_dir is not None:
+        raise ValueError(f"data set {dataset.name} is embedded and reads no --data {config.data_dir!r}")
     return dataset.make(config)

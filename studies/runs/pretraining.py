@@ -15,7 +15,7 @@ from torch import nn
 
 from cropr.dense import DenseViT
 from cropr.vit import ReducedViT
-from results.records.store import SCHEMA, ClaimedElsewhere, last_error, write_bytes, write_json
+from results.records.store import SCHEMA, ClaimedElsewhere, last_error, read_json, write_bytes, write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
@@ -46,20 +46,40 @@ def backbone_dir(config: RunConfig, out: Path) -> Path:
 
 
 def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
-    """The plain pretrained model: the project's own, a checkpoint, or timm's pretrained weights."""
+    """The plain pretrained model: the project's own, a checkpoint, or timm's pretrained weights. What these lack, such
+    as a classifier of other classes, is drawn under the run's seed, and is the same whenever it is made.
+
+    Raises BackboneFailed where the project's own is not what its record says.
+    """
     drop_path = config.recipe.drop_path if config.recipe else 0.0
     own = config.backbone_recipe is not None
-    vit = create_backbone(
-        config.backbone,
-        num_classes=data.num_classes,
-        pretrained=not own and config.checkpoint is None,
-        checkpoint=config.checkpoint,
-        drop_path_rate=drop_path,
-        **(sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}),
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        vit = create_backbone(
+            config.backbone,
+            num_classes=data.num_classes,
+            pretrained=not own and config.checkpoint is None,
+            checkpoint=config.checkpoint,
+            drop_path_rate=drop_path,
+            **(sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}),
+        )
     if own:
         vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
+        _verify(vit, backbone_dir(config, out))
     return vit
+
+
+def _verify(vit: nn.Module, folder: Path) -> None:
+    """Raise BackboneFailed unless `vit` is what the record in `folder` says; where there is none yet it is taken."""
+    record = folder / "result.json"
+    if not record.exists():
+        return
+    said, found = read_json(record)["weight_digest"], weight_digest(vit)
+    if said != found:
+        raise BackboneFailed(
+            f"{folder / 'backbone.safetensors'} holds other weights than its record says: {found[:8]}, not {said[:8]}; "
+            f"move {folder} away, and it is trained again"
+        )
 
 
 def ensure_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
