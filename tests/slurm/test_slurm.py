@@ -26,7 +26,8 @@ from studies.launch.progress import going_on, survey
 from studies.models.backbones import create_backbone
 from studies.runs.run import execute
 
-SHORT = ("--set", "batch_size=449", "--cpus", "1", "--time", "60")
+SMALL = ("--cpus", "1", "--time", "60")
+SHORT = ("--set", "batch_size=449", *SMALL)
 EPOCHS = 3
 
 
@@ -204,7 +205,7 @@ def test_a_time_limit_a_dead_node_and_a_new_controller(cluster: Cluster) -> None
 def test_jobs_that_cannot_start_or_fail_say_why(cluster: Cluster, tmp_path: Path) -> None:
     out = cluster.directory()
     backbone = cluster.random_backbone()
-    args = ("submit", "--quick", "--train", "none", "--reducers", "none,random", *SHORT, "--out", out)
+    args = ("submit", "--quick", "--train", "none", "--reducers", "none,random", *SMALL, "--out", out)
     args += ("--backbone", backbone)
 
     refused = study(*args, "--gpus", 99, code=2)
@@ -250,7 +251,7 @@ def test_data_that_the_node_lacks_are_named(cluster: Cluster, tmp_path: Path) ->
     weights, data = tmp_path / "weights.safetensors", write_root(tmp_path / "images")
     save_file(create_backbone("vit_tiny_patch16_224", num_classes=3, pretrained=False).state_dict(), weights)
     args = ("--dataset", "imagenet", "--data", data, "--backbone", f"vit_tiny_patch16_224={weights}", "--out", out)
-    study("submit", "--train", "none", "--reducers", "none", "--budgets", "0.5", *args, *SHORT, "--sbatch", "hold")
+    study("submit", "--train", "none", "--reducers", "none", "--budgets", "0.5", *args, *SMALL, "--sbatch", "hold")
     shutil.rmtree(data)
     job = next(job for item, job in job_of(out).items() if item.startswith("runs/"))
     cluster.call("scontrol", "release", job)
