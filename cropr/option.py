@@ -142,7 +142,7 @@ def _convert(kind: type, text: str, element: type) -> Any:
             raise ValueError(text)
         return text.lower() == "true"
     if kind is tuple:
-        return tuple(element(part) for part in text.strip("[]()").replace(",", "/").split("/"))
+        return tuple(element(part) for part in text.split("/"))
     return kind(text)
 
 

@@ -126,6 +126,8 @@ def replace_key(recipe: Recipe, key: str, text: str) -> Recipe:
     if key not in settings():
         raise ValueError(nearest("setting", key, settings()))
     value: Any = None
+    if tuple in settings()[key].kinds:
+        text = text.strip("[]()").replace(",", "/")  # [0.9, 0.98] as well
     if key not in OPTIONAL or text.lower() not in ("none", "null"):
         value = settings()[key].parse(text)
     return dataclasses.replace(recipe, **{key: value})

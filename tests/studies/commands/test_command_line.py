@@ -22,7 +22,7 @@ from studies.models.backbones import create_backbone
         (("run", "--reducers", "evti"), ["'evti'", "evit"]),
         (("run", "--reducers", "cropr:lff=true"), ["'lff'", "unknown option of cropr", "rest"]),
         (("run", "--train", "none", "--reducers", "tome,cropr"), ["cropr", "weights to learn"]),
-        (("run", "--budgets", "1.5"), ["1.5", "(0, 1]"]),
+        (("run", "--budgets", "1.5"), ["1.5", "[0.01, 1]"]),
         (("run", "--budgets", "half"), ["'half'", "share"]),
         (("run", "--budgets", "0.01", "--reducers", "evit"), ["floor"]),
         (("run", "--dataset", "scene"), ["'scene'", "scenes"]),
