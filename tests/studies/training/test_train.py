@@ -343,7 +343,7 @@ def test_settings_are_checked():
     assert replace_key(RECIPE, "lr", "1").lr == 1.0
     with pytest.raises(ValueError, match="did you mean epochs"):
         replace_key(RECIPE, "epoch", "3")
-    with pytest.raises(ValueError, match="is a int"):
+    with pytest.raises(ValueError, match="setting epochs cannot be .many."):
         replace_key(RECIPE, "epochs", "many")
 
 
