@@ -38,7 +38,7 @@ PANELS = {
 }
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
-DatasetOption = Annotated[str, typer.Option(help="scenes or imagenet (any folder of class folders).")]
+DatasetOption = Annotated[str, typer.Option(help="A name of `list datasets`.")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data set.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 MethodOption = Annotated[

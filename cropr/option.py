@@ -35,6 +35,7 @@ class Option:
     name: str = ""
     kinds: tuple[type, ...] = ()  # of bool, int, float, str, tuple
     element: type = int  # of a tuple
+    optional: bool = False  # None is a value
     spelled: Mapping[str, str] = dataclasses.field(default_factory=dict)  # other spellings of choices
     what: str = "option"  # in messages
 
@@ -83,7 +84,7 @@ class Option:
 
     def check(self, value: Any) -> Any:
         """`value`, if it is one. Raises ValueError."""
-        if value is None and self.default is None:
+        if value is None and (self.optional or self.default is None):
             return value
         if not self._is_valid(value):
             raise self._refusal(self.write(value))
@@ -163,8 +164,9 @@ def options_of(cls: type) -> dict[str, Option]:
             if not kinds:
                 raise TypeError(f"option {field.name} is annotated {field.type}; valid: bool, int, float, str, tuple")
             found[field.name] = dataclasses.replace(
-                field.metadata[KEY], name=field.name, kinds=kinds, element=_element(_annotation(cls, field))
-            )
+                field.metadata[KEY], name=field.name, kinds=kinds, element=_element(_annotation(cls, field)),
+                optional=type(None) in get_args(_annotation(cls, field)),
+            )  # fmt: skip
     return found
 
 

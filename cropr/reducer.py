@@ -5,15 +5,17 @@ Letters: B images, P prefix tokens, N live patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from cropr.rest import REST, fuse, softmax_of_dropped, squeeze
 from cropr.tokens import Attended, Tokens
 
-__all__ = ["Dropper", "Reducer", "token_counts"]
+__all__ = ["Dropper", "Reducer", "observed", "token_counts"]
 
 
 class Reducer(nn.Module):
@@ -128,6 +130,21 @@ class Dropper(Reducer):
         if self.rest == "fuse":
             return fuse(tokens, order, keep, self.fusion_weight(scores, order[:, :keep]))
         return tokens.select(order, keep)
+
+
+@contextmanager
+def observed(modules: Mapping[str, nn.Module], note: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+    """`note(name, arguments, output)` after each call of a module; what it returns, if not None, goes on instead."""
+
+    def hook(name: str, module: nn.Module, args: tuple, output: Any) -> Any:
+        return note(name, args, output)
+
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def token_counts(

@@ -55,9 +55,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key, setting in settings().items():
-            value = getattr(self, key)
-            if value is not None or key not in OPTIONAL:
-                setting.check(value)
+            setting.check(getattr(self, key))
         if len(self.betas) != 2:
             raise ValueError(f"setting betas cannot be {self.betas}; valid: two numbers, written 0.9/0.98")
 
@@ -112,9 +110,6 @@ def from_dict(content: dict[str, Any]) -> RunConfig:
     return RunConfig(**content)
 
 
-OPTIONAL = ("clip_grad", "augment", "ema", "amp")  # may be None: without it
-
-
 @cache
 def settings() -> dict[str, Option]:
     """What a recipe is made of, by name."""
@@ -125,9 +120,8 @@ def replace_key(recipe: Recipe, key: str, text: str) -> Recipe:
     """`recipe` with one `--set key=value`. Raises ValueError for an unknown key, or a value that is none."""
     if key not in settings():
         raise ValueError(nearest("setting", key, settings()))
-    value: Any = None
-    if tuple in settings()[key].kinds:
+    setting = settings()[key]
+    if tuple in setting.kinds:
         text = text.strip("[]()").replace(",", "/")  # [0.9, 0.98] as well
-    if key not in OPTIONAL or text.lower() not in ("none", "null"):
-        value = settings()[key].parse(text)
+    value: Any = None if setting.optional and text.lower() in ("none", "null") else setting.parse(text)
     return dataclasses.replace(recipe, **{key: value})

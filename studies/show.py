@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from cropr.method import Method
 from cropr.nearest import nearest
+from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
 from results.figures.pictures import Row
@@ -51,16 +51,11 @@ def trace(model: ReducedViT, images: Tensor, truth: Tensor | None = None) -> Tra
     `ReducedViT.told`."""
     states: dict[int, Tokens] = {}
 
-    def remember(i: int, reducer: nn.Module, args: Any, tokens: Tokens) -> None:
-        states[i] = tokens
+    def remember(block: str, args: tuple, tokens: Tokens) -> None:
+        states[int(block)] = tokens
 
-    hooks = [reducer.register_forward_hook(partial(remember, int(i))) for i, reducer in model.reducers.items()]
-    try:
-        with model.told(truth):
-            tokens = model.eval().forward_features(images, track=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with observed(dict(model.reducers.items()), remember), model.told(truth):
+        tokens = model.eval().forward_features(images, track=True)
     depth = len(model.vit.blocks)
     if model.llf or not states:
         states[depth - 1] = tokens  # last-layer fusion brings patches back without a reducer

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,11 +14,11 @@ from results.statistics.analysis import Analysis
 __all__ = ["Page", "compare_studies"]
 
 
-class Page:
+class Page(NamedTuple):
     """What was written, and its text."""
 
-    def __init__(self, paths: Sequence[Path], text: str):
-        self.paths, self.text = tuple(paths), text
+    paths: tuple[Path, ...]
+    text: str
 
 
 def compare_studies(first: Path, second: Path) -> Page:
@@ -28,7 +28,7 @@ def compare_studies(first: Path, second: Path) -> Page:
     text = _text(first, second, a, b, found)
     folder = first / "report"
     folder.mkdir(exist_ok=True)
-    paths = [folder / "agreement.md", folder / "agreement.csv"]
+    paths = (folder / "agreement.md", folder / "agreement.csv")
     write_text(paths[0], text)
     write_text(paths[1], found.differences.to_csv(index=False))
     return Page(paths, text)

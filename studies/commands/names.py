@@ -44,20 +44,7 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 def _study(study: Study) -> dict[str, Any]:
-    texts = (
-        "summary",
-        "claim",
-        "source",
-        "command",
-        "expected",
-        "seen",
-        "time",
-        "values",
-        "task",
-        "reducers",
-        "budgets",
-    )
-    return {key: getattr(study, key) for key in texts}
+    return {key: getattr(study, key) for key in TEXTS}
 
 
 def _reducers(name: str | None) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from cropr.nearest import one_of
 __all__ = ["give_methods", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
-SMALLEST_BUDGET = 0.01  # below it no block of a usual model is left
+SMALLEST_BUDGET = 0.01  # what is below it is a slip of the pen
 
 
 def parse_budgets(text: str) -> list[float]:

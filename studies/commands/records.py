@@ -8,7 +8,7 @@ from typing import Any
 
 from studies.commands.options import resolve_device
 
-__all__ = ["evaluate", "write_report"]
+__all__ = ["evaluate", "write_agreement", "write_report"]
 
 
 def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:

@@ -69,8 +69,6 @@ def configs_of(options: Options) -> list[RunConfig]:
         if getattr(options, name) == "":
             raise ValueError(f"--{name} is empty; leave it out for its default")
     study = study_of(options)
-    if options.train == "none" and (options.settings or options.recipe):
-        raise ValueError("--train none trains nothing, so that --set and --recipe have no meaning with it")
     reducers = reducers_of(options)
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
     from studies.study import plan
@@ -78,6 +76,8 @@ def configs_of(options: Options) -> list[RunConfig]:
     one_of("data set", options.dataset, datasets())
     one_of("launcher", options.launcher, ["local", "slurm"])
     one_of("training", options.train, ["none", "recipe"])
+    if options.train != "recipe" and (options.settings or options.recipe):
+        raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
     budgets = parse_budgets(options.budgets or study.budgets)
     name, _, checkpoint = (options.backbone or study.backbone).partition("=")
     return plan(

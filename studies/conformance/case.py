@@ -5,8 +5,7 @@ Letters: B images, L patches of the full grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from cropr.vit import ReducedViT
 from studies.conformance.models import KINDS, tiny
 from studies.models.reducers import Built, Unreachable, build
 
-__all__ = ["RULES", "Case", "NotApplicable", "Refused", "close", "observed", "rule", "same"]
+__all__ = ["RULES", "Case", "NotApplicable", "Refused", "close", "rule", "same"]
 
 BUDGETS = (0.6, 0.75, 0.9)  # the first that can be met
 
@@ -153,21 +152,6 @@ def differ(seen: Tensor, expected: Tensor, what: str) -> None:
 
 def gap(seen: Tensor, expected: Tensor) -> float:
     return (seen.double() - expected.double()).abs().max().item()
-
-
-@contextmanager
-def observed(modules: dict[str, nn.Module], note: Callable[[str, Any, Any], Any]) -> Iterator[None]:
-    """`note(name, first input, output)` after each call of a module; what it returns, if not None, goes on instead."""
-
-    def hook(name: str) -> Callable:
-        return lambda _, args, output: note(name, args[0], output)
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def without_cost(method: Method) -> Method:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cropr.method import Method
-from cropr.reducer import Reducer
+from cropr.reducer import Reducer, observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
-from studies.conformance.case import Case, Refused, close, observed, rule, same, without_cost
+from studies.conformance.case import Case, Refused, close, rule, same, without_cost
 from studies.conformance.models import HEADS, NUM_PATCHES, images, tiny
 from studies.measure.flops import TOLERANCE, check_macs, copy_onto
 
@@ -84,8 +84,8 @@ def seen_counts(model: ReducedViT, dtype: torch.dtype = torch.float32) -> tuple[
     blocks = dict(enumerate(model.vit.blocks))
     parts = {f"{i}.{part}": getattr(block, part) for i, block in blocks.items() for part in ("attn", "mlp")}
 
-    def note(name: str, x: torch.Tensor, output: object) -> None:
-        seen[name] = x.shape[1]
+    def note(name: str, args: tuple, output: object) -> None:
+        seen[name] = args[0].shape[1]
 
     with observed(parts, note):
         last = model.forward_features(images().to(dtype)).x.shape[1]
@@ -125,7 +125,8 @@ def prefix_tokens(case: Case, kind: str) -> None:
     """Class token, distillation token and registers come out of each reducer first, in order, and as they were."""
     model = case.model(kind)
 
-    def note(block: str, before: Tokens, after: Tokens) -> None:
+    def note(block: str, args: tuple, after: Tokens) -> None:
+        before: Tokens = args[0]
         prefix = before.num_prefix
         if after.num_prefix != prefix:
             raise AssertionError(f"reducer at block {block}: expected {prefix} prefix tokens, seen {after.num_prefix}")
@@ -141,7 +142,7 @@ def grid_positions(case: Case, kind: str) -> None:
     """Behind each reducer every position of the grid is live, dropped or part of one merged token, exactly once."""
     model = case.model(kind)
 
-    def note(block: str, before: Tokens, after: Tokens) -> None:
+    def note(block: str, args: tuple, after: Tokens) -> None:
         problem = unaccounted(after, model.reducers[block])
         if problem is not None:
             raise AssertionError(f"reducer at block {block}: {problem}")

@@ -14,9 +14,10 @@ from torch import Tensor
 from cropr.macs import count, dense_macs
 from cropr.method import Training
 from cropr.objective import CrossEntropy, weighted_loss
+from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
-from studies.conformance.case import Case, Refused, close, names_itself, observed, rule, same
+from studies.conformance.case import Case, Refused, close, names_itself, rule, same
 from studies.conformance.models import MODELS, images, sharpen, tiny
 from studies.models.reducers import Unreachable, build
 
@@ -89,7 +90,7 @@ def masked_training(case: Case, kind: str) -> None:
         raise Refused("it removes tokens in training too (no policy)")
     model, kept = case.model(kind), {}
 
-    def note(block: str, before: Tokens, after: Tokens) -> None:
+    def note(block: str, args: tuple, after: Tokens) -> None:
         kept[block] = torch.zeros(len(after.x), after.grid).scatter(1, after.positions().clamp(min=0), 1.0)
 
     with observed(dict(model.reducers.items()), note):
@@ -98,7 +99,7 @@ def masked_training(case: Case, kind: str) -> None:
     for block, reducer in model.reducers.items():
         if hasattr(reducer, "decide"):  # before anything else is made of the decision
             reducer.decide = forced(kept[block])
-    with observed(dict(model.reducers.items()), lambda block, before, after: replace(after, policy=kept[block])):
+    with observed(dict(model.reducers.items()), lambda block, args, after: replace(after, policy=kept[block])):
         masked = model(images())
     close(masked, pruned, "logits of marked and of removed tokens", atol=MASKED_ATOL[case.method.policy], rtol=1e-3)
 

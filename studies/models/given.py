@@ -15,15 +15,15 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cropr.method import Method
 
 if TYPE_CHECKING:
+    from cropr.tokens import Tokens
     from studies.models.reducers import Built
 
 __all__ = [
@@ -205,10 +205,13 @@ def try_out(built: Built) -> None:
         return
     import torch
 
+    from cropr.reducer import observed
+
     model = built.model.eval()
     size = [n * p for n, p in zip(model.grid_size, model.vit.patch_embed.patch_size, strict=True)]
 
-    def look(i: int, reducer: Any, args: Any, tokens: Any) -> None:
+    def look(block: str, args: tuple, tokens: Tokens) -> None:
+        i, reducer = int(block), model.reducers[block]
         seen, said = tokens.x.shape[1], model.token_counts()[i][2]
         where = f"{origin.file}, line {_line(type(reducer))}: {type(reducer).__name__} at block {i}"
         if seen != said:
@@ -216,13 +219,9 @@ def try_out(built: Built) -> None:
         if not tokens.x.isfinite().all():
             raise ValueError(f"{where} returns values that are no numbers")
 
-    hooks = [r.register_forward_hook(partial(look, int(i))) for i, r in model.reducers.items()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), blamed(type(built.method)):
-            model(torch.randn(2, 3, *size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watching = observed(dict(model.reducers.items()), look)
+    with watching, torch.no_grad(), torch.random.fork_rng(devices=[]), blamed(type(built.method)):
+        model(torch.randn(2, 3, *size))
 
 
 def place_of(error: BaseException) -> str | None:

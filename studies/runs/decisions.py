@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cropr.reducer import Reducer
+from cropr.reducer import Reducer, observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
 from studies.training.distributed import ALONE, World
@@ -26,11 +24,14 @@ class Decisions:
     """Sums over the images that `model` sees, on its device, for each reducer in the order of blocks."""
 
     def __init__(self, model: ReducedViT, device: str):
-        self.images = torch.zeros(len(model.reducers), dtype=torch.float64, device=device)
+        self.reducers: dict[str, Reducer] = dict(model.reducers.items())
+        self.number = {block: i for i, block in enumerate(self.reducers)}
+        self.images = torch.zeros(len(self.reducers), dtype=torch.float64, device=device)
         self.tied, self.kept = torch.zeros_like(self.images), torch.zeros_like(self.images)
 
-    def note(self, i: int, reducer: Reducer, args: tuple[Tokens, Attended | None], tokens: Tokens) -> None:
-        """A forward hook of reducer number `i`."""
+    def note(self, block: str, args: tuple[Tokens, Attended | None], tokens: Tokens) -> None:
+        """Of one call of the reducer at `block`."""
+        i, reducer = self.number[block], self.reducers[block]
         self.images[i] += len(tokens.x)
         if tokens.policy is not None:
             self.kept[i] += tokens.policy.mean(dim=1, dtype=torch.float64).sum()
@@ -68,10 +69,5 @@ def asked_shares(model: ReducedViT) -> list[float]:
 def watched(model: ReducedViT, device: str) -> Iterator[Decisions]:
     """Within it, what the reducers of `model` decide is counted."""
     decisions = Decisions(model, device)
-    note: Any = decisions.note
-    hooks = [r.register_forward_hook(partial(note, number)) for number, r in enumerate(model.reducers.values())]
-    try:
+    with observed(decisions.reducers, decisions.note):
         yield decisions
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -28,7 +28,7 @@ from studies.models.methods import facts, parse_one
 from studies.models.reducers import Built, Unreachable, build
 from studies.runs.decisions import asked_shares, watched
 from studies.runs.holding import HERE, Held, Host, claimed
-from studies.runs.memory import peak_mib, reset_peak
+from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.tasks import TASKS, load_task
@@ -81,7 +81,7 @@ class Score(NamedTuple):
 
 def _run(config: RunConfig, out: Path, held: Held) -> None:
     run_dir, world = held.folder, held.world
-    reset_peak(config.device)
+    memory = PeakMemory(config.device)
     started, task = now(), load_task(config.task)
     method = parse_one(config.reducer, TASKS[config.task].dense)
     data = create_dataset(config)
@@ -116,7 +116,9 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     write_bytes(run_dir / "predictions.npz", buffer.getvalue())
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, method, data, started) | _outcome(config, built, objective, final, masked, history)
-    write_json(run_dir / "result.json", record | {"weight_digest": weight_digest(model), "num_processes": world.size})
+    write_json(run_dir / "result.json", record | {
+        "weight_digest": weight_digest(model), "num_processes": world.size, "peak_memory_mib": memory.mib()
+    })  # fmt: skip
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
 
@@ -225,7 +227,6 @@ def _outcome(
         "macs_g": macs.record(dense),
         "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
-        "peak_memory_mib": peak_mib(config.device),
         "train_seconds": history[-1]["train_seconds"] if history else 0.0,
         **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
         **({"curriculum": curriculum.record()} if curriculum is not None else {}),

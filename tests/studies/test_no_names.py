@@ -19,6 +19,7 @@ WORDS = {
     ("studies/commands/docs.py", "random"): 1,
     ("studies/commands/run.py", "random"): 2,
     ("results/statistics/compare.py", "random"): 1,
+    ("results/statistics/health.py", "random"): 1,
     ("studies/models/reducers.py", "none"): 1,  # the fusion of DenseViT
     ("studies/models/given.py", "none"): 1,  # nothing to list, as in the next three
     ("studies/models/backbones.py", "none"): 1,
@@ -28,6 +29,7 @@ WORDS = {
     ("studies/measure/flops.py", "none"): 1,  # fvcore's option
     ("studies/commands/bench.py", "none"): 2,  # no data, so no fingerprint
     ("studies/commands/run.py", "none"): 1,  # of --train
+    ("studies/config.py", "none"): 1,  # how None is typed
     ("results/figures/plots.py", "none"): 2,  # matplotlib's words, as in the next one
     ("results/figures/labels.py", "none"): 1,
 }

@@ -2,15 +2,14 @@
 
 import torch
 
-from studies.runs import memory
-from studies.runs.memory import peak_mib, reset_peak
+from studies.runs.memory import PeakMemory
 
 
 def peak_of(mib):
-    reset_peak("cpu")
+    memory = PeakMemory("cpu")
     held = torch.ones(int(mib * 2**18))
     del held
-    return peak_mib("cpu")
+    return memory.mib()
 
 
 def test_a_small_run_behind_a_large_one_reports_less():
@@ -18,7 +17,5 @@ def test_a_small_run_behind_a_large_one_reports_less():
     assert 590 < large - small < 660 and abs(again - small) < 60
 
 
-def test_where_it_cannot_be_known_there_is_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "PROCESS", tmp_path / "nothing")
-    reset_peak("cpu")
-    assert peak_mib("cpu") is None
+def test_where_it_cannot_be_known_there_is_none(tmp_path):
+    assert PeakMemory("cpu", tmp_path / "nothing").mib() is None
