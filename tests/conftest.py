@@ -2,6 +2,7 @@
 folder (golden_numbers, tiny_models) are shared: pyproject.toml puts it on the path."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 # Processes that tests start use several threads each; threads that wait busily slow all of them down, 40 times and
 # more, where there are more threads than cores. Read when torch is first used.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests send it to processes of theirs, which inherit that it is ignored where a shell starts all in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup() -> None:
