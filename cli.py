@@ -32,7 +32,7 @@ WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
     "Study": "reducers budgets seeds task dataset data backbone random_at_counts config",
-    "Training": "train recipe settings quick rerun",
+    "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
 }
@@ -140,6 +140,12 @@ def study_options(
         str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit (default: the study's).")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="own (each method as its paper trains it, values chosen by `tune`), same (one recipe), or tune's FILE."
+        ),
+    ] = "own",
     random_at_counts: Annotated[
         bool, typer.Option("--random-at-counts", help="Beside each method random pruning at its very counts.")
     ] = False,
@@ -232,6 +238,45 @@ def run(
     print_report([options.directory], code=FAILED)
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+@with_options(study=study_options, slurm=slurm_options)
+def tune(
+    study: dict[str, Any],
+    slurm: tuple[str | None, dict[str, Any]],
+    launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Choose values of each method on validation items, as many trials for each; `run --protocol FILE` takes them."""
+    from dataclasses import replace
+
+    from results.records.store import read_json
+    from studies.commands.run import Options, errors_of, execute, prepare
+    from studies.commands.tune import choose, directory, lines, trials
+
+    asked = Options(**study, launcher=launcher, jobs=jobs, profile=slurm[0], slurm=slurm[1])
+    with usage_errors():
+        options = replace(asked, out=directory(asked))
+        tried = trials(options)
+        configs = [config for trial in tried for config in trial.runs]
+        if dry_run:
+            typer.echo("\n".join(config.id for config in configs))
+            return
+        prepare(configs, options)
+    try:
+        with usage_errors():
+            failed = execute(configs, options)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to continue", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if failed:
+        typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
+        raise typer.Exit(FAILED)
+    with usage_errors(FAILED):
+        path = choose(tried, options, f"cropr-study tune {options.name}")
+        typer.echo("\n".join([*lines(read_json(path)), str(path)]))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -232,6 +232,7 @@ class DynamicViTMethod(Dropping):
     reducer = DynamicViT
     schedules = ("staged",)
     in_front = True
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (1.0, 2.0), "backbone_lr": (1.0, 10.0)}
 
     ratio_weight: float = option(2.0, "of the loss that holds the share of kept tokens", low=0)
     distill_weight: float = option(0.5, "of both distillation losses", low=0)
@@ -256,6 +257,10 @@ class DynamicViTMethod(Dropping):
                 f"rest=fuse of {self.name}: its training marks tokens and removes none: there is no place for a fused "
                 "one; valid here: drop, squeeze, llf"
             )
+
+    def own(self, epochs: int) -> tuple[Self, dict[str, Any]]:
+        """The backbone learns at a hundredth of the rate, and not at all in the first 5 of 30 epochs."""
+        return self, {"backbone_lr": 0.01, "freeze_backbone_epochs": epochs * 5 / 30}
 
     @property
     def policy(self) -> str:

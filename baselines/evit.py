@@ -10,8 +10,8 @@ Letters: B images, P prefix tokens, N live patches, K kept ones, D width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
@@ -111,6 +111,10 @@ class EViTMethod(Dropping):
     )  # fmt: skip
     start: float = option(0.0, "share of the training at which the keep rate begins to shrink from 1", low=0, high=1)
     span: float = option(0.0, "share of the training over which it shrinks", low=0, high=1)
+
+    def own(self, epochs: int) -> tuple[Self, dict[str, Any]]:
+        """The keep rate shrinks over a third of the training, as in the first 110 of the paper's 300 epochs."""
+        return (self if self.span else replace(self, span=0.33)), {}
 
     def check(self) -> None:
         super().check()

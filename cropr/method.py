@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from cropr.schedule import Scale
     from cropr.vit import ReducedViT
 
-__all__ = ["Method", "Training", "renamed"]
+__all__ = ["GRID_SIZE", "Method", "Training", "renamed"]
 
+GRID_SIZE = 4  # combinations of each method's `grid`, whose values are factors of settings of the recipe
 Role = Literal["dense", "random", "control", "method"]
 
 
@@ -56,6 +57,7 @@ class Method:
     fused_attention: ClassVar[bool] = True  # attention stays on the fused kernel, in training too
     counts_scoring: ClassVar[bool] = True  # a budget pays for scoring; False: methods on one schedule keep one schedule
     reducer: ClassVar[type[Reducer] | None] = None  # what it puts at blocks; None: nothing
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (0.25, 0.5, 1.0, 2.0)}  # what `tune` tries, see GRID_SIZE
     origin: ClassVar[Any] = None  # of a user's own: where it was loaded from (studies/models/given.py)
 
     dense: bool = False  # the task: logits for every pixel
@@ -185,6 +187,10 @@ class Method:
     def policy(self) -> str | None:
         """Masked training: "exact" or "sdpa", see cropr/masking.py."""
         return None
+
+    def own(self, epochs: int) -> tuple[Self, dict[str, Any]]:
+        """Itself as its paper trains it, and the settings in which its recipe of `epochs` differs from one for all."""
+        return self, {}
 
     def training_cost(self, budget: float | None) -> float:
         """Of a step, in steps of the dense model: a guess that orders runs, longest first."""

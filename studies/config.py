@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from cropr.nearest import nearest
 from cropr.option import Option, option, options_of
@@ -77,6 +77,8 @@ class RunConfig:
     checkpoint: str | None = None
     num_threads: int = 1
     quick: bool = False
+    split: Literal["test", "val"] = "test"  # what is scored: "val" where something is chosen by it
+    own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
 
@@ -87,10 +89,13 @@ class RunConfig:
 
     @property
     def id(self) -> str:
-        """Readable prefix and the hash of everything that was asked for; where data lie and what computes is not."""
+        """Readable prefix and the hash of everything that was asked for; where data lie, what computes and who wanted a
+        setting is not."""
         content = dataclasses.asdict(self)
-        for place in ("device", "data_dir"):
-            content.pop(place)
+        for said in ("device", "data_dir", "own"):
+            content.pop(said)
+        if self.split == "test":
+            content.pop("split")  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         readable = self.variant.replace("=", "").replace("/", ".")
         for mark in "#:,@":
@@ -107,7 +112,7 @@ def from_dict(content: dict[str, Any]) -> RunConfig:
     for key in ("recipe", "backbone_recipe"):
         if content[key] is not None:
             content[key] = Recipe(**{**content[key], "betas": tuple(content[key]["betas"])})
-    return RunConfig(**content)
+    return RunConfig(**content | {"own": tuple((key, value) for key, value in content.get("own", ()))})
 
 
 @cache

@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cropr.method import Method
 from results.records.store import SCHEMA, Claim, read_json, write_json
@@ -17,11 +17,34 @@ from studies.config import Recipe, RunConfig, from_dict
 from studies.models.methods import parse_one, reference
 from studies.tasks import TASKS
 
-__all__ = ["Unwritable", "check_identity", "plan", "time_variants", "timed_together", "timing_dir", "writable"]
+__all__ = [
+    "Trained", "Unwritable", "check_identity", "own_way", "plan", "time_variants", "timed_together", "timing_dir",
+    "writable",
+]  # fmt: skip
 
 
 BATCH = 64  # images, of the timing
 DENSE_PIXELS = 2**20  # at most, of its batch in dense tasks
+
+
+class Trained(NamedTuple):
+    """A method and what trains it; `own`: the settings in which that differs from the recipe of all."""
+
+    method: Method
+    recipe: Recipe | None
+    own: tuple[tuple[str, Any], ...] = ()
+
+
+def own_way(
+    method: Method, recipe: Recipe, factors: Mapping[str, Mapping[str, float]], kept: Collection[str] = ()
+) -> Trained:
+    """A method as its paper trains it, with the values that were chosen for it as `factors` of settings; of `recipe`
+    the settings `kept` stay."""
+    method, settings = method.own(recipe.epochs)
+    for key, factor in factors.get(method.name, {}).items():
+        settings[key] = settings.get(key, getattr(recipe, key)) * factor
+    settings = {key: value for key, value in settings.items() if key not in kept and value != getattr(recipe, key)}
+    return Trained(method, dataclasses.replace(recipe, **settings), tuple(sorted(settings.items())))
 
 
 class Unwritable(ValueError):
@@ -43,24 +66,28 @@ def plan(
     quick: bool,
     train: str,
     recipe: Recipe | None,
+    own_way: Callable[[Method, Recipe], Trained] | None = None,
 ) -> list[RunConfig]:
     """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
-    given runs once."""
+    given runs once. `own_way` says how a method is trained where that is not by `recipe` alone."""
     recipes = studies()[study].recipes(quick)
-    own = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
+    embedded = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
-        "recipe": finetune if train == "recipe" else None, "data_dir": data_dir, "device": device, "quick": quick,
-        "backbone_recipe": recipes[1] if own else None,
+        "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
     runs = []
     for seed in range(seeds):
         for method in sorted(methods, key=lambda method: -method.training_cost(max(budgets))):
+            trained = Trained(method, finetune if train == "recipe" else None)
+            if trained.recipe is not None and own_way is not None:
+                trained = own_way(method, trained.recipe)
             for budget in sorted(budgets, reverse=True) if method.takes_budget else [None]:
-                runs.append(
-                    RunConfig(reducer=str(method), method_version=method.version, budget=budget, seed=seed, **shared)
-                )
+                runs.append(RunConfig(
+                    reducer=str(trained.method), method_version=method.version, budget=budget, seed=seed,
+                    recipe=trained.recipe, own=trained.own, **shared,
+                ))  # fmt: skip
     return runs  # of each seed the longest first: two workers then finish together
 
 
@@ -75,8 +102,9 @@ def writable(out: Path) -> None:
         raise Unwritable(f"cannot write to {out}: {error.strerror or error}") from None
 
 
-def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> None:
-    """Note what the study in `out` is, or compare. Raises ValueError when it is another one."""
+def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe: Recipe | None) -> None:
+    """Note what the study in `out` is, or compare; `recipe` is that of all. Raises ValueError when it is another
+    one."""
     first = configs[0]
     identity = {
         "schema": SCHEMA,
@@ -86,7 +114,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str) -> Non
         "data_fingerprint": fingerprint,
         "backbone": first.backbone,
         "checkpoint": first.checkpoint,
-        "train": dataclasses.asdict(first.recipe) if first.recipe else None,
+        "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
     identity = json.loads(json.dumps(identity))

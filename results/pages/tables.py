@@ -24,8 +24,8 @@ _IDENTITY = [
     "schedule_kind", "seeds", "num_items", "clusters",
 ]  # fmt: skip
 _REST = [
-    "train_peak_memory_mib", "train_s", "objective", "lr", "epochs", "on_front", "mixed", "findings", "speed_findings",
-    "rest", "tokens",
+    "train_peak_memory_mib", "train_s", "objective", "lr", "own", "epochs", "on_front", "mixed", "findings",
+    "speed_findings", "rest", "tokens",
     "metric_name", "metric_label", "metric_statistic", "quick", "task", "dataset",
     "backbone", "data_fingerprint", "options", "method_version", "commit", "device_name", "dtype", "num_threads",
     "sdpa_backend",
@@ -131,7 +131,9 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
             number(row.macs_g) + (f" ({number(row.macs_scoring_g, 2)})" if row.macs_scoring_g > 0 else "")
         ),
         f"{name}, %": lambda row: _accuracy(row, metric),
-        f"{name} of best epoch, chosen on test data, %": lambda row: _fixed(getattr(row, f"{metric}_best_percent"), 1),
+        f"{name} of best epoch, on the items it is chosen by, %": lambda row: _fixed(
+            getattr(row, f"{metric}_best_percent"), 1
+        ),
         "to dense, points (p)": _difference,
         OVER_RANDOM: lambda row: _points(row.over_random_points, row.over_random_p_holm),
         "images/s": lambda row: _spread(row, "images_per_s"),
@@ -142,6 +144,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "training, s": lambda row: number(row.train_s),
         "objective": lambda row: NOTHING if pd.isna(row.objective) else str(row.objective),
         "lr": lambda row: NOTHING if pd.isna(row.lr) else f"{row.lr:g}",
+        "settings of its own": lambda row: NOTHING if pd.isna(row.own) else row.own or NOTHING,
     }
     if summary[f"{metric}_masked_percent"].notna().any():
         title = f"{name} with dropped tokens masked, as in training, %"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -138,9 +139,10 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "tokens": json.dumps(record["tokens_per_block"]) if record.get("tokens_per_block") else None,
         **_about(record),
         "options": _options(record),
+        "own": None if "own" not in record else ", ".join(f"{k}={v:g}" for k, v in sorted(record["own"].items())),
         "schedule_kind": record.get("schedule_kind"),
         "metric": _number(metrics.get("final", {}), metric),
-        "metric_best": _number(metrics.get("best", {}), metric),
+        **_epochs(record, metric),
         "metric_masked": _number(metrics.get("masked", {}), metric),
         "tied_at_cut": record.get("tied_at_cut"),
         **{f"mask_{what}": (record.get("masked") or {}).get(what) for what in ("asked", "kept")},
@@ -151,6 +153,22 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "data_fingerprint": provenance.get("data_fingerprint", "unknown"),
         **{key: str(provenance.get(key, "unknown")) for key in PROVENANCE},
         **{PACKAGE + package: version for package, version in provenance.get("packages", {}).items()},
+    }
+
+
+def _epochs(record: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The metric behind each epoch that has one, by validation items: before the first (where it is known), best and
+    last. Older records chose a best epoch by the test items, and have no other figure to hold it against than that."""
+    metrics, seen = record.get("metrics") or {}, record.get("validation") or []
+    behind = [_number(line, metric) for line in seen if line["epoch"] > 0]
+    before = next((_number(line, metric) for line in seen if line["epoch"] == 0), nan)
+    if not seen and "best" in metrics:
+        behind = [_number(metrics["best"], metric), _number(metrics["final"], metric)]
+    return {
+        "metric_before": before,
+        "metric_lowest": min(behind, default=nan),
+        "metric_best": max(behind, default=nan),
+        "metric_last": behind[-1] if behind else nan,
     }
 
 

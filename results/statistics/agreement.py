@@ -21,7 +21,7 @@ __all__ = ["ALPHA", "Agreement", "agreement", "read"]
 
 ALPHA = 0.05
 _SAME = [
-    "task", "dataset", "backbone", "quick", "reducer", "options", "method_version", "objective", "lr", "epochs",
+    "task", "dataset", "backbone", "quick", "reducer", "options", "method_version", "objective", "lr", "own", "epochs",
     "variant",
 ]  # fmt: skip
 _DIFFERENCE = ["kind", "first", "second", "budget_asked"]

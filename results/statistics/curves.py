@@ -17,13 +17,13 @@ __all__ = ["GROUP", "mixed_notes", "pareto_front", "twin_notes", "variant_frame"
 
 GROUP = ["study", "task", "dataset", "backbone", "data_fingerprint", "quick"]  # differences are taken within a group
 
-_CURVE = [*GROUP, "reducer", "options", "method_version", "objective", "lr", "epochs"]
+_CURVE = [*GROUP, "reducer", "options", "method_version", "objective", "lr", "own", "epochs"]
 _VARIANT = [*_CURVE, "variant", "status"]
 _FLAGGED = ["commit", "dirty", "python", "device", "device_name", "dtype"]  # and every package
 _MEAN = [
-    "budget_reached", "floor", "metric", "metric_best", "metric_masked", "macs_g", "macs_backbone_g",
-    "macs_scoring_g",
-    "macs_decoder_g", "macs_dense_g", "params_m", "num_items", "train_peak_memory_mib", "train_s",
+    "budget_reached", "floor", "metric", "metric_before", "metric_lowest", "metric_best", "metric_last",
+    "metric_masked", "macs_g", "macs_backbone_g", "macs_scoring_g", "macs_decoder_g", "macs_dense_g", "params_m",
+    "num_items", "train_peak_memory_mib", "train_s",
 ]  # fmt: skip
 _FIRST = [
     "metric_name",
@@ -179,6 +179,8 @@ def _aside(column: str, value: Any) -> str:
         return "smoke run" if value else ""
     if column == "data_fingerprint":
         return f"data {str(value)[:8]}"
+    if column == "own":
+        return str(value) or "the recipe of all"
     if column == "options":
         return value.strip("{}").replace('"', "").replace(": ", "=") or "defaults"
     return (

@@ -102,8 +102,19 @@ def loss_above_start(evidence: Evidence) -> Iterator[Look]:
 
 
 def best_above_final(evidence: Evidence) -> Iterator[Look]:
-    """A best epoch far above the final one, the mean over seeds of both."""
-    yield from _apart(evidence.done(), "metric_best", "in the best epoch")
+    """A best epoch far above the last one, the mean over seeds of both, by the items that epochs are scored on."""
+    yield from _apart(evidence.done(), "metric_best", "in the best epoch", base="metric_last")
+
+
+def pulled_away(evidence: Evidence) -> Iterator[Look]:
+    """A dense model that fine-tuning first makes worse, in an epoch or in the end."""
+    done = evidence.done()
+    for row, before, lowest, last in done.loc[
+        done["is_dense"], ["metric_before", "metric_lowest", "metric_last"]
+    ].itertuples():
+        seen = f"{before:.1%} before fine-tuning, {lowest:.1%} in its worst epoch, {last:.1%} in the last"
+        worse = 100 * (before - lowest) > MAX_POINTS or last < before
+        yield Look((row,), None if np.isnan(before - lowest) else seen if worse else "")
 
 
 def seeds_apart(evidence: Evidence) -> Iterator[Look]:
@@ -183,7 +194,9 @@ CHECKS = (
     Check("loss above its start", loss_above_start, "loss of two epochs",
           "Lower the learning rate or look for a term that grows; leave the run out until it converges."),
     Check("best epoch above final", best_above_final, "metric of epochs",
-          "Train with a schedule that ends at rest; never report the best epoch, it is chosen on test data."),
+          "Train with a schedule that ends at rest; never report the best epoch, it is chosen by its score."),
+    Check("backbone pulled away", pulled_away, "metric before fine-tuning",
+          "Lower the learning rate of the backbone (backbone_lr, layer_decay), or warm up longer."),
     Check("seeds differ", seeds_apart, "two seeds with predictions",
           "Add seeds and look at the outlying one; quote the spread over seeds, not that over items."),
     Check("too few seeds", few_seeds, "finished run",
@@ -195,9 +208,9 @@ CHECKS = (
 )  # fmt: skip
 
 
-def _apart(variants: pd.DataFrame, column: str, where: str, both: bool = False) -> Iterator[Look]:
-    """Variants whose `column` is more than MAX_POINTS above the metric, or below as well if `both`."""
-    for row, other, metric in variants[[column, "metric"]].itertuples():
+def _apart(variants: pd.DataFrame, column: str, where: str, both: bool = False, base: str = "metric") -> Iterator[Look]:
+    """Variants whose `column` is more than MAX_POINTS above `base`, or below as well if `both`."""
+    for row, other, metric in variants[[column, base]].itertuples():
         gap = 100 * (other - metric)
         seen = f"{100 * other:.1f} % {where}, {100 * metric:.1f} % in the end" + (" as deployed" if both else "")
         found = (abs(gap) if both else gap) > MAX_POINTS

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cropr.method import Method
 from cropr.nearest import one_of
@@ -21,6 +22,11 @@ from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
 from studies.tasks import TASKS
+
+if TYPE_CHECKING:
+    from studies.study import Trained
+
+    OwnWay = Callable[[Method, Recipe], Trained]
 
 __all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
 
@@ -42,6 +48,7 @@ class Options:
     device: str = "auto"
     train: str = "recipe"
     recipe: str | None = None
+    protocol: str = "own"
     jobs: int | None = None
     settings: list[str] = field(default_factory=list)
     random_at_counts: bool = False
@@ -63,9 +70,10 @@ class Options:
         return self.out or Path("out") / self.name
 
 
-def configs_of(options: Options) -> list[RunConfig]:
-    """The runs that `options` ask for. Raises ValueError."""
-    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe"):
+def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
+    """The runs that `options` ask for; `way` says how a method is trained, where the protocol does not. Raises
+    ValueError."""
+    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe", "protocol"):
         if getattr(options, name) == "":
             raise ValueError(f"--{name} is empty; leave it out for its default")
     study = study_of(options)
@@ -84,7 +92,7 @@ def configs_of(options: Options) -> list[RunConfig]:
         options.name, reducers, budgets[-1:] if options.quick else budgets, options.seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
         data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
-        recipe=recipe_of(options),
+        recipe=recipe_of(options), own_way=way or protocol_of(options),
     )  # fmt: skip
 
 
@@ -167,6 +175,22 @@ def recipe_of(options: Options) -> Recipe:
     return recipe
 
 
+def protocol_of(options: Options) -> OwnWay | None:
+    """How each method is trained: all by one recipe (`same`, and where a published one is given), or each in its own
+    way, with values chosen by `tune`: those of the catalogue (`own`), or of a file. Raises ValueError, OSError."""
+    from studies.catalogue.chosen import factors_in, shipped
+    from studies.study import own_way
+
+    if options.recipe is not None or options.protocol == "same":
+        return None
+    path = shipped(options.name) if options.protocol == "own" else Path(options.protocol)
+    if path is not None and path.suffix != ".json":
+        one_of("protocol", options.protocol, ["own", "same", "FILE.json"])
+    factors = {} if path is None else factors_in(path)
+    typed = {setting.partition("=")[0] for setting in options.settings}
+    return lambda method, recipe: own_way(method, recipe, factors, typed)
+
+
 def device_of(options: Options) -> str:
     """Where the runs compute: on Slurm with a GPU where jobs ask for one, whatever this machine has."""
     if options.launcher == "local":
@@ -188,16 +212,19 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
         raise ValueError("under torchrun all processes share one run: no --launcher slurm, no --jobs, no --rerun")
     fingerprint = preflight(configs)
     writable(options.directory)
-    check_identity(configs, options.directory, fingerprint)
+    trains = options.train == "recipe"
+    check_identity(configs, options.directory, fingerprint, recipe_of(options) if trains else None)
     if options.rerun:
         set_aside(record_dirs(configs, options), options.directory)
 
 
 def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
-    """Where the records of the runs are, and that of the timing of all variants of the study."""
+    """Where the records of the runs are, and that of the timing of all variants of the study, if there is one."""
     from studies.study import timed_together, timing_dir
 
     runs = [options.directory / "runs" / config.id for config in configs]
+    if configs[0].split == "val":
+        return runs
     return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
 

@@ -63,6 +63,10 @@ class Data(Protocol):
     def num_train(self) -> int: ...
 
     @property
+    def num_val(self) -> int:
+        """Items that nothing is trained on, and that choices may be made by; 0 where there are none."""
+
+    @property
     def num_test(self) -> int: ...
 
     @property
@@ -71,6 +75,9 @@ class Data(Protocol):
 
     def train_batches(self, epoch: int, batch_size: int, start: int = 0, rows: slice = ...) -> Iterator[Batch]:
         """Full batches of an epoch from number `start` on, and of each its `rows`."""
+
+    def val_batches(self, batch_size: int, turns: slice = ...) -> Iterator[Batch]:
+        """The validation items, each once, or of these batches some."""
 
     def test_batches(self, batch_size: int, turns: slice = ...) -> Iterator[Batch]:
         """The test items, each once, or of these batches some."""

@@ -27,6 +27,10 @@ class Listing(NamedTuple):
     paths: list[str]  # below the data folder
     labels: np.ndarray  # [number of images] int64
 
+    def where(self, chosen: np.ndarray) -> Listing:
+        """The images that `chosen` [number of images] marks."""
+        return Listing([path for path, there in zip(self.paths, chosen, strict=True) if there], self.labels[chosen])
+
 
 def read_classes(root: Path) -> list[str]:
     """The class folders of `root`/train, sorted. Raises ValueError where there are none."""

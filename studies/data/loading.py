@@ -9,6 +9,7 @@ Letters: B items, S image side in pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -24,7 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from studies.data import Batch
 from studies.data.transforms import seeded
 
-__all__ = ["BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "listed", "skim"]
+__all__ = [
+    "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "skim",
+]  # fmt: skip
+
+HELD_OUT = 0.05  # share of the training items that choices are made by
 
 BROKEN = (
     OSError,
@@ -81,6 +86,14 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 def _explained(item: tuple[str, str]) -> str:
     return f"{item[0]} ({item[1]})"
+
+
+def held_out(paths: Sequence[str]) -> np.ndarray:
+    """Which training items choices are made by, where a data set has no split for that: a hashed share. -> [n] bool"""
+    digests = [hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest() for path in paths]
+    chosen = np.zeros(len(paths), bool)
+    chosen[sorted(range(len(paths)), key=digests.__getitem__)[: math.ceil(HELD_OUT * len(paths))]] = True
+    return chosen
 
 
 def decode(root: Path, path: str, read: Callable[[Image.Image], T]) -> T:
@@ -141,6 +154,7 @@ class FileDataset:
 
     name: ClassVar[str]
     num_classes: int
+    num_val = 0  # its own val stands for the test items: what is chosen is chosen by a share of train, see `held_out`
 
     def __init__(self, root: Path, splits: dict[str, Items], *, seed: int, workers: int, skip_unreadable: bool):
         self.root, self.seed, self.workers, self.skip_unreadable = root, seed, workers, skip_unreadable
@@ -180,6 +194,10 @@ class FileDataset:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_train)
         full = order[: self.num_train // batch_size * batch_size].reshape(-1, batch_size)
         yield from self._batches("train", [[(epoch, i) for i in batch] for batch in full[start:, rows].tolist()])
+
+    def val_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
+        """None."""
+        yield from ()
 
     def test_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
         """All images of val, or of these batches some; the last one may be smaller."""

@@ -124,7 +124,7 @@ def _train_backbone(config: RunConfig, held: Held) -> None:
     trainer = Trainer(model, objective, data, recipe, folder, device=config.device, seed=config.seed)
     begun = time.monotonic()
     history = held.run(trainer)
-    batches = data.test_batches(task.eval_batch(data.image_size))
+    batches = data.val_batches(task.eval_batch(data.image_size))
     scores = task.evaluate(model.to(config.device), batches, config.device)
     held.check()
     write_bytes(folder / "backbone.safetensors", to_bytes({k: v.cpu() for k, v in vit.state_dict().items()}))

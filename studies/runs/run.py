@@ -97,16 +97,20 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
         return
     check_macs(built.model.fold().eval())
     history: list[dict[str, Any]] = []
+    validation: list[dict[str, Any]] = []
     if config.recipe is not None:
         loss = task.criterion(config.recipe.label_smoothing)
         training = Training(
             built.model, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
         )
         objective = built.method.objective(training)
-        history, model, final = _train(config, built, objective, data, held)
+        if method.role == "dense" and data.num_val:
+            validation.append({"epoch": 0, **_evaluate(config, built.model, data, world, "val").metrics})
+        history, model = _train(config, built, objective, data, held)
+        validation += [{"epoch": line["epoch"], **line["val"]} for line in history if "val" in line]
     else:
         objective, model = Objective(task.criterion()), built.model
-        final = _evaluate(config, model, data, world)
+    final = _evaluate(config, model, data, world)
     masked = None if method.policy is None else _evaluate(config, model, data, world, masked=True)
     if not world.first:
         return
@@ -117,20 +121,19 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, method, data, started) | _outcome(config, built, objective, final, masked, history)
     write_json(run_dir / "result.json", record | {
-        "weight_digest": weight_digest(model), "num_processes": world.size, "peak_memory_mib": memory.mib()
+        "validation": validation, "weight_digest": weight_digest(model), "num_processes": world.size,
+        "peak_memory_mib": memory.mib(),
     })  # fmt: skip
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 
 
 def _train(
     config: RunConfig, built: Built, objective: Objective, data: Data, held: Held
-) -> tuple[list[dict[str, Any]], ReducedViT, Score]:
-    scores: list[Score] = []
-
-    def evaluate_epoch(model: ReducedViT) -> dict[str, float]:
-        scores[:] = [_evaluate(config, model, data, held.world)]
+) -> tuple[list[dict[str, Any]], ReducedViT]:
+    def validate(model: ReducedViT) -> dict[str, Any]:
+        metrics = _evaluate(config, model, data, held.world, "val").metrics
         held.check()
-        return scores[0].metrics
+        return {"val": metrics}
 
     assert config.recipe is not None
     trainer = Trainer(
@@ -141,21 +144,21 @@ def _train(
         held.folder,
         device=config.device,
         seed=config.seed,
-        evaluate=evaluate_epoch,
+        evaluate=validate if data.num_val else None,
         world=held.world,
     )
-    history = held.run(trainer)
-    # A run that was stopped behind its last epoch has trained, and its scores are not in memory.
-    final = scores[0] if scores else _evaluate(config, trainer.evaluated, data, held.world)
-    return history, trainer.evaluated, final
+    return held.run(trainer), trainer.evaluated
 
 
-def _evaluate(config: RunConfig, model: ReducedViT, data: Data, world: World, masked: bool = False) -> Score:
-    """Scores of the model as it is deployed, or with dropped tokens marked as in training."""
+def _evaluate(
+    config: RunConfig, model: ReducedViT, data: Data, world: World, split: str = "test", masked: bool = False
+) -> Score:
+    """Scores on a split of the model as it is deployed, or with dropped tokens marked as in training."""
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
     task = load_task(config.task)
-    size = min(task.eval_batch(data.image_size), data.num_test // world.size)  # a batch for every process
-    batches = data.test_batches(max(1, size), world.turns)
+    num, batches_of = (data.num_val, data.val_batches) if split == "val" else (data.num_test, data.test_batches)
+    size = min(task.eval_batch(data.image_size), num // world.size)  # a batch for every process
+    batches = batches_of(max(1, size), world.turns)
     model.masked_eval = masked
     scored = model if masked else model.fold()
     with watched(scored.to(config.device), config.device) as decisions:
@@ -186,6 +189,8 @@ def _record(config: RunConfig, method: Method, data: Data, started: str) -> dict
         "variant": config.variant,
         "method_version": config.method_version,
         "budget_asked": config.budget,
+        "split": config.split,
+        "own": dict(config.own),
         "lr": config.recipe.lr if config.recipe else None,
         "epochs": config.recipe.epochs if config.recipe else 0,
         "provenance": provenance(
@@ -204,9 +209,6 @@ def _outcome(
 ) -> dict[str, Any]:
     deployed = built.model.fold()
     macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
-    epochs, metric = config.recipe.epochs if config.recipe else 0, TASKS[config.task].metrics[0].name
-    evaluated = [line for line in history if metric in line]
-    best = max(evaluated, key=lambda line: line[metric], default={metric: final.metrics[metric], "epoch": epochs})
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",
@@ -216,8 +218,7 @@ def _outcome(
         "schedule_kind": built.kind,
         "native": built.native,
         "metrics": {
-            "final": {**final.metrics, "epoch": epochs},
-            "best": {metric: best[metric], "epoch": best["epoch"]},
+            "final": {**final.metrics, "epoch": config.recipe.epochs if config.recipe else 0},
             **({"masked": masked.metrics} if masked is not None else {}),
         },
         "num_items": len(final.predictions["item"]),

@@ -72,7 +72,7 @@ class Trainer:
         *,
         device: str = "cpu",
         seed: int = 0,
-        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
         world: World = ALONE,
     ):
         self.model, self.objective, self.data, self.recipe = model.to(device), objective, data, recipe
@@ -86,7 +86,7 @@ class Trainer:
         self.steps_per_epoch = data.num_train // recipe.batch_size
         self.steps = recipe.epochs * self.steps_per_epoch
         self.step, self.seconds = 0, 0.0
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
         self.loss_sum = torch.zeros((), device=device)  # since the epoch began
         self.started = self.saved = time.monotonic()
         self.stopping = False
@@ -117,7 +117,7 @@ class Trainer:
     def state_file(self) -> Path:
         return self.run_dir / "last.safetensors"
 
-    def run(self) -> list[dict[str, float]]:
+    def run(self) -> list[dict[str, Any]]:
         """Train from the last saved state, if there is one, to the end. Returns the log of all epochs.
 
         Raises Diverged (the last good state stays on disk), and Stopped behind a call of `stop`.

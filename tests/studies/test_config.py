@@ -85,7 +85,7 @@ def test_budgets_that_are_none(text):
         (["--data", "somewhere"], ["data set scenes is embedded", "somewhere"]),
         (["--train", "none", "--set", "epochs=3"], ["--train none trains nothing"]),
         (["--set", "epochs=0"], ["setting epochs cannot be '0'; valid: a whole number in [1, inf)"]),
-        (["--set", "batch_size=100000"], ["batch_size=100000", "1347 training images"]),
+        (["--set", "batch_size=100000"], ["batch_size=100000", "898 training images"]),
     ],
 )
 def test_commands_that_cannot_work_are_refused_before_any_work(arguments, words, tmp_path):

@@ -147,7 +147,7 @@ def test_a_picture_of_each_item_with_the_recorded_prediction(finished, tmp_path)
 
 @pytest.mark.parametrize(
     "items, runs, words",
-    [("2250", None, "0 to 2249"), ("x", None, "'x'"), ("0", "tome-0.65-s0", "did you mean tome-0.65-s0-")],
+    [("2022", None, "0 to 2021"), ("x", None, "'x'"), ("0", "tome-0.65-s0", "did you mean tome-0.65-s0-")],
 )
 def test_what_is_not_there_is_named(finished, tmp_path, items, runs, words):
     with pytest.raises(ValueError, match=words):

@@ -47,7 +47,7 @@ class ADE20k(MaskFolder):
 
 def _make(config: RunConfig) -> ADE20k:
     assert config.data_dir is not None
-    return ADE20k(config.data_dir, seed=config.seed)
+    return ADE20k(config.data_dir, seed=config.seed, hold_out=config.split == "val")
 
 
 DATASET = Dataset(

@@ -18,7 +18,7 @@ from torch import Tensor
 from studies.config import RunConfig
 from studies.data import Dataset
 from studies.data.imagenet_files import Listing, list_split, read_classes
-from studies.data.loading import FileDataset, Items, UnreadableImages, decode, skim
+from studies.data.loading import FileDataset, Items, UnreadableImages, decode, held_out, skim
 from studies.data.transforms import eval_transform, train_transform, vit_config_of
 
 __all__ = ["ImageFolder", "UnreadableImages"]
@@ -30,9 +30,9 @@ class ImageFolder(FileDataset):
     """The data set.
 
     `vit_config`: of `timm.data.resolve_model_data_config`. `augment`: arguments of `timm.data.create_transform` for
-    training (transforms.AUGMENTS); None: timm's own. `workers`: processes that decode; 0 decodes here.
-    `skip_unreadable`: leave broken images out and name them in `unreadable`, instead of raising.
-    `scan_limit`: up to this many images are all read here and now.
+    training (transforms.AUGMENTS); None: timm's own. `hold_out`: a share of train stands for val. `workers`: processes
+    that decode; 0 decodes here. `skip_unreadable`: leave broken images out and name them in `unreadable`, instead of
+    raising. `scan_limit`: up to this many images are all read here and now.
 
     Raises ValueError for a folder that is missing, empty or not of this layout; UnreadableImages where some were found.
     """
@@ -47,6 +47,7 @@ class ImageFolder(FileDataset):
         seed: int = 0,
         workers: int = 0,
         augment: dict[str, Any] | None = None,
+        hold_out: bool = False,
         skip_unreadable: bool = False,
         scan_limit: int = SCAN_LIMIT,
     ):
@@ -58,7 +59,12 @@ class ImageFolder(FileDataset):
         self.mean, self.std = tuple(vit_config["mean"]), tuple(vit_config["std"])
         self.classes = read_classes(root)
         self.num_classes = len(self.classes)
-        train, test = (list_split(root, split, self.classes) for split in ("train", "val"))
+        train = list_split(root, "train", self.classes)
+        if hold_out:
+            out = held_out(train.paths)
+            train, test = train.where(~out), train.where(out)
+        else:
+            test = list_split(root, "val", self.classes)
         splits: dict[str, Items] = {
             "train": _Images(root, train, self.classes, train_transform(vit_config, augment), seed),
             "val": _Images(root, test, self.classes, eval_transform(vit_config), seed),
@@ -94,7 +100,9 @@ def _make(config: RunConfig) -> ImageFolder:
     recipe = config.recipe
     augment = {} if recipe is None else {"auto_augment": recipe.augment, "re_prob": recipe.random_erasing}
     vit_config = vit_config_of(config.backbone)
-    return ImageFolder(config.data_dir, vit_config=vit_config, seed=config.seed, augment=augment)
+    return ImageFolder(
+        config.data_dir, vit_config=vit_config, seed=config.seed, augment=augment, hold_out=config.split == "val"
+    )
 
 
 DATASET = Dataset(

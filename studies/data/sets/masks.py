@@ -21,7 +21,7 @@ from torch import Tensor
 from studies.config import RunConfig
 from studies.data import Dataset
 from studies.data.augment import IGNORE, EvalTransform, TrainTransform
-from studies.data.loading import BadFile, FileDataset, Items, decode, skim
+from studies.data.loading import BadFile, FileDataset, Items, decode, held_out, skim
 from studies.data.segmentation_files import Folders, MaskFormat, list_pairs, read_classes, read_image, read_mask
 from studies.data.transforms import vit_config_of
 
@@ -39,9 +39,10 @@ class MaskFolder(FileDataset):
     mask. Images of one size come together, at most `batch_size` of them, so their order is not that of their numbers,
     nothing is padded, and what a model says of an image depends on no other.
 
-    `image_size`: S. `palette`: accept palette PNGs, whose indices are the classes. `workers`: processes that decode; 0
-    decodes here. `skip_unreadable`: leave items with unreadable files out and name them in `unreadable`, instead of
-    raising. `scan_limit`: so many pairs of each split, evenly spread, are all read here and now.
+    `image_size`: S. `hold_out`: a share of train stands for val. `palette`: accept palette PNGs, whose indices are the
+    classes. `workers`: processes that decode; 0 decodes here. `skip_unreadable`: leave items with unreadable files out
+    and name them in `unreadable`, instead of raising. `scan_limit`: so many pairs of each split, evenly spread, are all
+    read here and now.
 
     Raises ValueError for a folder that is missing or empty, files without partner, or classes.txt; UnreadableImages and
     WrongFiles (masks of another size than their image, with labels out of range, of another form) for what it read.
@@ -62,6 +63,7 @@ class MaskFolder(FileDataset):
         seed: int = 0,
         workers: int = 0,
         palette: bool = False,
+        hold_out: bool = False,
         skip_unreadable: bool = False,
         scan_limit: int = SCAN_LIMIT,
     ):
@@ -70,10 +72,15 @@ class MaskFolder(FileDataset):
         self.classes = self.read_classes(root)
         self.num_classes = len(self.classes)
         form = MaskFormat(self.num_classes, self.zero_is_ignored, palette)
-        transforms = (transform(image_size, self.mean, self.std) for transform in (TrainTransform, EvalTransform))
+        pairs = list_pairs(root, self.train)
+        if hold_out:
+            out = held_out([pair.images for pair in pairs])
+            train, val = ([p for p, there in zip(pairs, out, strict=True) if there == which] for which in (False, True))
+        else:
+            train, val = pairs, list_pairs(root, self.val)
         self._train, self._val = (
-            _Pairs(root, list_pairs(root, folders), self.classes, form, transform, seed)
-            for folders, transform in zip((self.train, self.val), transforms, strict=True)
+            _Pairs(root, split, self.classes, form, transform(image_size, self.mean, self.std), seed)
+            for split, transform in ((train, TrainTransform), (val, EvalTransform))
         )
         splits: dict[str, Items] = {"train": self._train, "val": self._val}
         super().__init__(root, splits, seed=seed, workers=workers, skip_unreadable=skip_unreadable)
@@ -154,8 +161,10 @@ def _make(config: RunConfig) -> MaskFolder:
     assert config.data_dir is not None
     vit_config = vit_config_of(config.backbone)
     size, mean, std = vit_config["input_size"][-1], vit_config["mean"], vit_config["std"]
-    palette = config.dataset == PALETTE.name
-    return MaskFolder(config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed, palette=palette)
+    return MaskFolder(
+        config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed,
+        palette=config.dataset == PALETTE.name, hold_out=config.split == "val",
+    )  # fmt: skip
 
 
 DATASET = Dataset(

@@ -2,9 +2,9 @@
 
 The 1,797 digits of scikit-learn (8x8; E. Alpaydin and C. Kaynak, UCI) are drawn 16x16 on 32x32 crops of the two
 photographs that it ships (danielbuechele, vultilion; CC BY 2.0): most patches are background, so a good pruner has
-something to find. Train and test share no digit and no pixel of a photograph. A scene is a pure function of
-(seed, split, index): its random numbers are a hash of these three, not the output of a generator with a state, so it is
-the same in any batch, order or process.
+something to find. Splits share no digit and no pixel of a photograph. A scene is a pure function of (seed, split,
+index): its random numbers are a hash of these three, not the output of a generator with a state, so it is the same in
+any batch, order or process.
 
 A classification scene has one digit. With `num_digits=(1, 4)` scenes hold several that never overlap; class mask,
 instance mask and boxes serve the dense tasks.
@@ -26,7 +26,7 @@ import torch
 from studies.config import RunConfig
 from studies.data import Batch, Dataset
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 TASKS = ("classification", "segmentation")
 
 IMAGE_SIZE = 32
@@ -34,8 +34,11 @@ DIGIT_SIZE = 16
 GRID = 4  # digits lie on multiples of this, so a patch of 1, 2 or 4 pixels never sees two digits
 MAX_DIGITS = (IMAGE_SIZE // DIGIT_SIZE) ** 2
 CONTRAST = 0.5  # of the photographs, about mid grey: leaves room for brighter ink
-PHOTO_SPLIT = 428  # columns left of this are for training (two thirds), the others for testing
-TEST_REPEATS = 5  # scenes of each test digit
+# Of each split: the columns of the photographs, and the places of its digits among eight of a class. What an interval
+# is wide or narrow by is the number of digits, not of scenes.
+COLUMNS: dict[str, tuple[int, int]] = {"train": (0, 384), "val": (384, 448), "test": (448, 640)}
+PLACES: dict[str, tuple[int, ...]] = {"train": (2, 4, 5, 7), "val": (1,), "test": (0, 3, 6)}
+REPEATS = {"val": 4, "test": 3}  # scenes of each digit
 INK = 0.5  # opacity from which a pixel belongs to the digit
 PATCH_INK = 0.125  # share of a patch that belongs to the digit from which the patch takes its label
 WARP = 0.08  # largest entry of the random linear map, training only
@@ -67,8 +70,8 @@ class Scenes:
     """The data set.
 
     `task` decides what `target` is: the class of the first digit, or the class mask. `seed` changes the training scenes
-    only; test scenes are fixed. `num_digits` is the range of digits in a scene, both ends included. `sources`: raw
-    material other than scikit-learn's.
+    only; the others are fixed. `num_digits` is the range of digits in a scene, both ends included. `scored`: the split
+    that stands for the test items. `sources`: raw material other than scikit-learn's.
     """
 
     name = "scenes"
@@ -82,6 +85,7 @@ class Scenes:
         seed: int = 0,
         patch_size: int = 4,
         num_digits: tuple[int, int] = (1, 1),
+        scored: Split = "test",
         sources: Sources | None = None,
     ):
         if task not in TASKS:
@@ -91,10 +95,11 @@ class Scenes:
         if not 1 <= num_digits[0] <= num_digits[1] <= MAX_DIGITS:
             raise ValueError(f"num_digits {num_digits} for scenes is not a range (low, high) within 1..{MAX_DIGITS}")
         self.task, self.seed, self.patch_size, self.num_digits = task, seed, patch_size, num_digits
+        self.scored = scored
         self.num_classes = 10 if task == "classification" else 11
         self.sources = sources or load_sources()
         self.num_train = len(self.split["train"])  # scenes of an epoch: each training digit once
-        self.num_test = len(self.split["test"]) * TEST_REPEATS
+        self.num_val, self.num_test = (len(self.split[name]) * REPEATS[name] for name in ("val", scored))
 
     @cached_property
     def split(self) -> dict[Split, np.ndarray]:
@@ -108,14 +113,21 @@ class Scenes:
             first = epoch * self.num_train + number * batch_size
             yield self.batch("train", np.arange(first, first + batch_size)[rows])
 
+    def val_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
+        """All validation scenes, or of these batches some; the last one may be smaller."""
+        yield from self._batches("val", self.num_val, batch_size, turns)
+
     def test_batches(self, batch_size: int, turns: slice = slice(None)) -> Iterator[Batch]:
-        """All test scenes, or of these batches some; the last one may be smaller."""
-        for first in range(0, self.num_test, batch_size)[turns]:
-            yield self.batch("test", np.arange(first, min(first + batch_size, self.num_test)))
+        """All test scenes, likewise."""
+        yield from self._batches(self.scored, self.num_test, batch_size, turns)
+
+    def _batches(self, split: Split, num: int, batch_size: int, turns: slice) -> Iterator[Batch]:
+        for first in range(0, num, batch_size)[turns]:
+            yield self.batch(split, np.arange(first, min(first + batch_size, num)))
 
     def test_items(self, items: Sequence[int]) -> Batch:
         """Test scenes by number."""
-        return self.batch("test", np.asarray(items))
+        return self.batch(self.scored, np.asarray(items))
 
     def batch(self, split: Split, index: np.ndarray) -> Batch:
         """The scenes of an index [B] as tensors."""
@@ -156,7 +168,7 @@ class Scenes:
     @cached_property
     def fingerprint(self) -> str:
         """Changes when other versions of packages give other scenes, or another split."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"" if self.scored == "test" else self.scored.encode())
         # Of a fixed seed: the fingerprint is of the data, not of a run.
         scenes = type(self)(num_digits=self.num_digits, sources=self.sources)
         for split, digits in scenes.split.items():
@@ -183,10 +195,10 @@ def load_sources() -> Sources:
 
 
 def split_digits(labels: np.ndarray) -> dict[Split, np.ndarray]:
-    """Indices of digits of `labels`, 1,347 and 450: every fourth of each class, in a hashed order, is for testing."""
+    """Indices of digits of `labels`, 898, 225 and 674: each class in a hashed order, dealt out by PLACES."""
     order = np.lexsort((random_bits(_key("split"), np.arange(len(labels))), labels))
-    is_test = np.arange(len(order)) % 4 == 0
-    return {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
+    place = np.arange(len(order)) % 8
+    return {split: np.sort(order[np.isin(place, places)]) for split, places in PLACES.items()}  # type: ignore[misc]
 
 
 def patch_labels(mask: np.ndarray, patch_size: int) -> np.ndarray:
@@ -234,10 +246,10 @@ def _epoch_order(seed: int, epoch: int, num: int) -> np.ndarray:
 
 
 def _first_places(split: Split, seed: int, num: int, index: np.ndarray) -> np.ndarray:
-    """Which of the `num` digits of a split a scene is about: each once per epoch in training, each in turn in testing.
+    """Which of the `num` digits of a split a scene is about: each once per epoch in training, elsewhere each in turn.
     -> [B]"""
     epoch, place = np.divmod(index, num)
-    if split == "test":
+    if split != "train":
         return place
     return np.array(
         [_epoch_order(seed, e, num)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)], np.int64
@@ -272,8 +284,7 @@ def _arrange(num_digits: tuple[int, int], u: np.ndarray) -> tuple[np.ndarray, np
 
 def _crops(photos: np.ndarray, split: Split, u: np.ndarray) -> np.ndarray:
     """Crops of the photographs, half of them flipped along each axis. u [5, B] -> [B, 3, S, S]"""
-    height, width = photos.shape[2:]
-    left, right = (0, PHOTO_SPLIT) if split == "train" else (PHOTO_SPLIT, width)
+    (height, width), (left, right) = photos.shape[2:], COLUMNS[split]
     photo = _integers(u[0], len(photos))
     top, side = _integers(u[1], height - IMAGE_SIZE + 1), left + _integers(u[2], right - left - IMAGE_SIZE + 1)
     pixels = np.arange(IMAGE_SIZE)
@@ -317,13 +328,17 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
 
 def _make(config: RunConfig) -> Scenes:
     digits = (1, MAX_DIGITS) if config.task == "segmentation" else (1, 1)
-    return Scenes(task=config.task, seed=config.seed, num_digits=digits)
+    return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split)
 
 
 DATASET = Dataset(
     name="scenes",
     summary=f"handwritten digits on photographs, {IMAGE_SIZE} px, embedded",
     tasks=TASKS,
-    splits={"train": "three of four digits, drawn anew in every epoch", "test": "the others, on other photographs"},
+    splits={
+        "train": "half of the digits, drawn anew in every epoch",
+        "val": "an eighth, on other parts of the photographs; choices are made on it",
+        "test": "the others, likewise; looked at once, at the end",
+    },
     make=_make,
 )

@@ -249,7 +249,7 @@ def test_a_row_that_was_not_trained_renames_none_of_two_curves(tmp_path: Path) -
 
 def test_predictions_that_contradict_the_record_are_named(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    metrics = {"final": {"top1": 0.95}, "best": {"top1": 0.95}}
+    metrics = {"final": {"top1": 0.95}}
     synthetic_records.write_run(tmp_path, "cropr", 0.5, 0, _hit(0.9), metrics=metrics)
     synthetic_records.write_run(tmp_path, "cropr", 0.5, 1, _hit(0.9))
     (tmp_path / "runs" / "cropr-0.5-s1" / "predictions.npz").unlink()

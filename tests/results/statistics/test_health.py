@@ -40,6 +40,14 @@ def set_metric(study, which, points, pattern="cropr-0.5-*"):
         edit(path, lambda record: record["metrics"].update({which: {"top1": final(record) + points / 100}}))
 
 
+def set_epochs(study, points, pattern="*"):
+    """The metric on validation items before fine-tuning and behind each epoch, in points from the final one."""
+    for path in results(study, pattern):
+        edit(path, lambda record: record.update(validation=[
+            {"epoch": epoch, "top1": final(record) + more / 100} for epoch, more in enumerate(points)
+        ]))  # fmt: skip
+
+
 def final(record):
     return record["metrics"]["final"]["top1"]
 
@@ -52,7 +60,7 @@ def set_hits(study, share, pattern="cropr-0.5-*"):
         target = np.arange(ITEMS) % 10
         arrays = {"item": np.arange(ITEMS), "cluster": np.arange(ITEMS) // 5, "target": target}
         np.savez(path.parent / "predictions.npz", prediction=np.where(hit, target, -1), **arrays)
-        set_metric(study, "best", 0.5, path.parent.name)
+        set_epochs(study, [-0.5, 0.5, 0.0], path.parent.name)
         set_metric(study, "masked", 0.5, path.parent.name)
 
 
@@ -77,7 +85,7 @@ def study(tmp_path):
     synthetic_records.write_study(folder, methods=methods, budgets=(0.8, 0.5), seeds=2, num_items=ITEMS)
     set_fields(folder, "*", tied_at_cut=[0.0, 0.01], train_loss=[0.5, 0.7, 0.5])
     set_fields(folder, "cropr-*", masked={"asked": [0.7, 0.49], "kept": [0.66, 0.537]})
-    set_metric(folder, "best", 0.9, "*")
+    set_epochs(folder, [0.0, -0.9, 0.9, 0.0])
     set_metric(folder, "masked", -0.9, "cropr-*")
     set_speed(folder, lambda row: row.update(latency_ms={key: 5 * value for key, value in row["latency_ms"].items()}))
     return folder
@@ -110,7 +118,12 @@ FAULTS = {
         lambda study: set_fields(study, "cropr-0.5-s0", train_loss=[0.5, 0.4, 0.6]), [HALF],
         r"0\.5 → 0\.6 \(1 of 2 runs\)",
     ),
-    "best epoch above final": (lambda study: set_metric(study, "best", 1.5), [HALF], r"% in the best epoch, \d+"),
+    "best epoch above final": (
+        lambda study: set_epochs(study, [0, 1.5, 0], "cropr-0.5-*"), [HALF], r"% in the best epoch, \d+",
+    ),
+    "backbone pulled away": (
+        lambda study: set_epochs(study, [0, -1.1, 0], "none-*"), ["Dense"], r"% before fine-tuning, \d+\.\d% in",
+    ),
     "seeds differ": (
         lambda study: set_hits(study, 0.8, "cropr-0.5-s1"), [HALF], r"\d\d\.\d, 80\.0 % by seed, .* \(p < 0\.001\)",
     ),
@@ -131,7 +144,7 @@ def test_a_study_without_faults_has_an_empty_box(study):
     assert not report.health.findings and not report.health.unchecked
     assert (report.summary[["findings", "speed_findings"]] == "").all(axis=None)
     text = (study / "report" / "table.md").read_text()
-    assert "> **Health. Nothing found in 11 of 11 checks.**" in text and "Hollow" not in text
+    assert "> **Health. Nothing found in 12 of 12 checks.**" in text and "Hollow" not in text
     assert not hollow(report, "pareto_accuracy_throughput")
 
 
@@ -212,7 +225,7 @@ def test_what_records_lack_is_said(study):
     set_fields(study, "none-*", masked={"asked": [], "kept": []})
     set_fields(study, "cropr-0.5-*", tied_at_cut=[0.0])
     health = build([study]).health
-    assert not health.findings and health.num_looked == 10
+    assert not health.findings and health.num_looked == 11
     assert health.unchecked == (
         "ties at the cut (in 3 of 4 places no tied_at_cut)", "mask keeps another share (no masked)",
     )  # fmt: skip
@@ -228,7 +241,7 @@ def hollow(report, name):
 
 
 def test_findings_stand_above_the_table_in_the_terminal_in_json_and_in_the_figures(study):
-    set_metric(study, "best", 1.5)
+    set_epochs(study, [0, 1.5, 0], "cropr-0.5-*")
     report = build([study])
     row = report.summary.set_index("variant").loc["cropr@0.5"]
     assert row["findings"] == "best epoch above final" and row["speed_findings"] == ""
@@ -238,7 +251,7 @@ def test_findings_stand_above_the_table_in_the_terminal_in_json_and_in_the_figur
     assert not hollow(report, "throughput_gmacs")  # the training has nothing to do with it
     text = (study / "report" / "table.md").read_text()
     box = text[: text.index("| method |")]
-    assert "1 finding from 1 of 11 checks. Points that one sets apart are hollow." in box
+    assert "1 finding from 1 of 12 checks. Points that one sets apart are hollow." in box
     assert f">   - {HALF}: " in box and "> - **best epoch above final** Train with" in box
     assert text.count("Hollow, on a curve of this study") == 2
     (console := Console(width=120, file=io.StringIO())).print(report.terminal)

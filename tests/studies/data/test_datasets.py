@@ -1,8 +1,10 @@
 """Data sets by name: what each of them is made of, and which task it serves."""
 
 import dataclasses
+import math
 
 import pytest
+from image_folders import write_root as write_images
 from segmentation_folders import write_root
 
 from studies.config import RunConfig
@@ -62,3 +64,19 @@ def test_every_declaration_makes_what_it_says(tmp_path):
 def test_an_unknown_data_set_names_the_nearest():
     with pytest.raises(ValueError, match="unknown data set 'scene'; did you mean scenes"):
         create_dataset(config(dataset="scene"))
+
+
+@pytest.mark.parametrize("dataset", ["imagenet", "masks"])
+def test_what_is_chosen_is_chosen_by_a_share_of_the_training_items(dataset, tmp_path):
+    root = write_root(tmp_path / "data") if dataset == "masks" else write_images(tmp_path / "data")
+    task = "segmentation" if dataset == "masks" else "classification"
+    plain = config(dataset=dataset, task=task, data_dir=str(root))
+    data, chosen = create_dataset(plain), create_dataset(dataclasses.replace(plain, split="val"))
+    assert chosen.num_test == math.ceil(0.05 * data.num_train) and chosen.num_train + chosen.num_test == data.num_train
+    assert data.num_val == 0 and list(data.val_batches(2)) == [] and chosen.fingerprint != data.fingerprint
+    held, trained, tested = (
+        {path for path in made._splits[split].paths}
+        for made, split in ((chosen, "val"), (chosen, "train"), (data, "val"))
+    )
+    assert held | trained == set(data._splits["train"].paths) and not held & (trained | tested)
+    assert create_dataset(dataclasses.replace(plain, split="val")).fingerprint == chosen.fingerprint

@@ -8,7 +8,7 @@ import torch
 
 from studies.data import Batch
 from studies.data.sets import scenes
-from studies.data.sets.scenes import GRID, IMAGE_SIZE, PHOTO_SPLIT, Scenes, load_sources, patch_labels
+from studies.data.sets.scenes import COLUMNS, GRID, IMAGE_SIZE, Scenes, load_sources, patch_labels
 from studies.data.sets.scenes import split_digits as split_labels
 
 
@@ -26,34 +26,34 @@ def same(a: Batch, b: Batch) -> bool:
 
 def test_digits_are_split_disjointly_and_by_class():
     split, labels = split_digits(), load_sources().labels
-    assert (len(split["train"]), len(split["test"])) == (1347, 450)
+    assert {name: len(digits) for name, digits in split.items()} == {"train": 898, "val": 225, "test": 674}
     assert sorted(np.concatenate(list(split.values()))) == list(range(1797))
-    shares = np.bincount(labels[split["test"]]) / np.bincount(labels)
-    assert np.abs(shares - 0.25).max() < 0.01
+    for name, share in (("train", 0.5), ("val", 0.125), ("test", 0.375)):
+        assert np.abs(np.bincount(labels[split[name]]) / np.bincount(labels) - share).max() < 0.02
 
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_scenes_show_only_digits_of_their_split(seed):
     data = Scenes(seed=seed, num_digits=(1, 4))
-    for split in ("train", "test"):
-        sources = data.render(split, np.arange(2000)).sources
-        assert set(sources[sources >= 0]) <= set(split_digits()[split])
-    assert set(sources[sources >= 0]) == set(split_digits()["test"])
+    for split in ("train", "val", "test"):
+        sources = data.render(split, np.arange(2022)).sources
+        assert set(sources[sources >= 0]) == set(split_digits()[split])
 
 
 def test_photographs_share_no_pixel_between_splits():
     sources = load_sources()
     place = np.indices(sources.photos[:, 0].shape).astype(np.float32)  # photo, row and column of each pixel, as colours
     marked = without_digits(sources)._replace(photos=place.swapaxes(0, 1))
-    seen = {split: Scenes(sources=marked).render(split, np.arange(4000)).image for split in ("train", "test")}
+    seen = {split: Scenes(sources=marked).render(split, np.arange(4000)).image for split in COLUMNS}
     columns = {split: image[:, 2] for split, image in seen.items()}
-    assert columns["train"].min() == 0 and columns["train"].max() == PHOTO_SPLIT - 1
-    assert columns["test"].min() == PHOTO_SPLIT and columns["test"].max() == sources.photos.shape[3] - 1
+    for split, (first, end) in COLUMNS.items():
+        assert (columns[split].min(), columns[split].max()) == (first, end - 1)
+    assert sorted(COLUMNS.values()) == [(0, 384), (384, 448), (448, sources.photos.shape[3])]
     assert all(set(np.unique(image[:, 0])) == {0, 1} for image in seen.values())
 
 
 @pytest.mark.parametrize("num_digits", [(1, 1), (1, 4)])
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_scene_does_not_depend_on_its_batch(split, num_digits):
     data = Scenes(num_digits=num_digits)
     index = np.random.default_rng(0).permutation(2000)[:50]  # training: across two epochs
@@ -68,15 +68,16 @@ def test_seed_changes_training_and_not_test():
     train = [next(s.train_batches(0, 16)) for s in (one, other, again)]
     assert same(train[0], train[2]) and not torch.equal(train[0].images, train[1].images)
     assert not torch.equal(train[0].cluster, train[1].cluster)
-    assert all(same(a, b) for a, b in zip(one.test_batches(1000), other.test_batches(1000), strict=True))
+    for held in ("val_batches", "test_batches"):
+        assert all(same(a, b) for a, b in zip(getattr(one, held)(500), getattr(other, held)(500), strict=True))
 
 
 def test_index_runs_on_and_each_epoch_shows_each_digit_once():
     data = Scenes()
-    epochs = [list(data.train_batches(e, 1347)) for e in (0, 1)]
+    epochs = [list(data.train_batches(e, 898)) for e in (0, 1)]
     assert [len(e) for e in epochs] == [1, 1]
     for number, (batch,) in enumerate(epochs):
-        assert batch.item.tolist() == list(range(number * 1347, (number + 1) * 1347))
+        assert batch.item.tolist() == list(range(number * 898, (number + 1) * 898))
         assert sorted(batch.cluster.tolist()) == sorted(split_digits()["train"])
     (first,), (second,) = epochs
     assert not torch.equal(first.cluster, second.cluster)
@@ -88,21 +89,30 @@ def test_start_resumes_in_the_middle_of_an_epoch():
     data = Scenes()
     whole = list(data.train_batches(2, 64))
     assert len(whole) == data.num_train // 64 and all(len(b.item) == 64 for b in whole)
-    rest = list(data.train_batches(2, 64, start=17))
-    assert len(rest) == len(whole) - 17 and all(same(a, b) for a, b in zip(rest, whole[17:], strict=True))
+    rest = list(data.train_batches(2, 64, start=5))
+    assert len(rest) == len(whole) - 5 and all(same(a, b) for a, b in zip(rest, whole[5:], strict=True))
     assert list(data.train_batches(2, 64, start=len(whole))) == []
 
 
-def test_test_split_is_every_digit_five_times():
+@pytest.mark.parametrize(("split", "num", "repeats"), [("val", 900, 4), ("test", 2022, 3)])
+def test_what_is_scored_is_every_digit_as_often(split, num, repeats):
     data = Scenes()
-    batches = list(data.test_batches(400))
-    assert data.num_test == 2250 and len(batches[-1].item) == 250
-    assert torch.cat([b.item for b in batches]).tolist() == list(range(2250))
+    batches = list(getattr(data, f"{split}_batches")(400))
+    assert getattr(data, f"num_{split}") == num and [len(b.item) for b in batches] == [400] * (num // 400) + [num % 400]
+    assert torch.cat([b.item for b in batches]).tolist() == list(range(num))
     cluster = torch.cat([b.cluster for b in batches])
-    assert (cluster.bincount()[split_digits()["test"]] == 5).all()
+    assert (cluster.bincount()[split_digits()[split]] == repeats).all()
     assert torch.equal(torch.cat([b.target for b in batches]), torch.tensor(load_sources().labels)[cluster])
     images = torch.cat([b.images for b in batches]).flatten(1)
-    assert len(images.unique(dim=0)) == 2250
+    assert len(images.unique(dim=0)) == num
+
+
+def test_validation_scenes_stand_for_the_test_items_where_something_is_chosen():
+    chosen, plain = Scenes(scored="val"), Scenes()
+    assert chosen.num_test == plain.num_val and chosen.fingerprint != plain.fingerprint
+    assert all(same(a, b) for a, b in zip(chosen.test_batches(300), plain.val_batches(300), strict=True))
+    assert same(chosen.test_items([3, 5]), plain.batch("val", np.array([3, 5])))
+    assert same(next(chosen.train_batches(0, 8)), next(plain.train_batches(0, 8)))
 
 
 def test_batches_have_the_shapes_and_types_of_the_contract():
@@ -120,7 +130,7 @@ def test_batches_have_the_shapes_and_types_of_the_contract():
 def test_labels_are_where_the_ink_is(num_digits):
     black = load_sources()._replace(photos=np.zeros_like(load_sources().photos))
     data = Scenes(num_digits=num_digits, sources=black)
-    for split in ("train", "test"):
+    for split in COLUMNS:
         drawn = data.render(split, np.arange(200))
         light = drawn.image.max(1)  # bright on black: opacity times an ink of 0.8 to 1
         ink = drawn.mask > 0
@@ -165,7 +175,7 @@ def test_patch_labels_are_those_of_their_pixels(patch_size):
 
 
 def test_every_place_of_the_grid_is_used():
-    boxes = Scenes().render("test", np.arange(2250)).boxes[:, 0]
+    boxes = Scenes().render("test", np.arange(2022)).boxes[:, 0]
     assert boxes.min() == 0 and boxes.max() == IMAGE_SIZE
     for low, high in ((0, 2), (1, 3)):
         assert len(np.unique(boxes[:, low] // GRID)) >= 5 and (boxes[:, low] < boxes[:, high]).all()
@@ -211,4 +221,4 @@ def test_rows_and_turns_are_parts_of_the_batches():
     whole, part = next(data.train_batches(1, 12, 3)), next(data.train_batches(1, 12, 3, slice(4, 9)))
     assert all(torch.equal(ours, column[4:9]) for ours, column in zip(part, whole, strict=True))
     items = [torch.cat([b.item for b in data.test_batches(400, slice(turn, None, 2))]) for turn in range(2)]
-    assert sorted(torch.cat(items).tolist()) == list(range(2250)) and len(items[0]) == 1200
+    assert sorted(torch.cat(items).tolist()) == list(range(2022)) and len(items[0]) == 1200

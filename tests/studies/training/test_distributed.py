@@ -89,14 +89,14 @@ def test_runs_of_two_processes_leave_one_record(folder, tmp_path):
     for config in (off_the_shelf, trained):
         execute(config, tmp_path)
         result, expected = read_result(ours / config.id / "result.json"), read_result(alone / config.id / "result.json")
-        assert result["num_processes"] == 2 and result["num_items"] == expected["num_items"] == 2250
+        assert result["num_processes"] == 2 and result["num_items"] == expected["num_items"] == 2022
         files = {path.name for path in (ours / config.id).iterdir()}
         assert files == {path.name for path in (alone / config.id).iterdir()}  # no claim, no state
     for name, column in read_predictions(ours / off_the_shelf.id).items():
         np.testing.assert_array_equal(column, read_predictions(alone / off_the_shelf.id)[name])
     (line,), (expected,) = (read_lines(place / trained.id / "log.jsonl") for place in (ours, alone))
     assert line["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
-    assert line["images_per_s"] == pytest.approx(1347 / line["train_seconds"])
+    assert line["images_per_s"] == pytest.approx(898 / line["train_seconds"])
     assert json.loads((ours / trained.id / "config.json").read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
