@@ -232,7 +232,7 @@ class DynamicViTMethod(Dropping):
     reducer = DynamicViT
     schedules = ("staged",)
     in_front = True
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (1.0, 2.0), "backbone_lr": (1.0, 10.0)}
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (0.5, 1.0), "backbone_lr": (1.0, 10.0)}
 
     ratio_weight: float = option(2.0, "of the loss that holds the share of kept tokens", low=0)
     distill_weight: float = option(0.5, "of both distillation losses", low=0)

@@ -10,8 +10,9 @@ E = D / H, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -204,6 +205,7 @@ class Cropr(OnCroprSchedule):
     licence = "MIT"
     version = 2
     standard = True
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (0.5, 1.0), "backbone_lr": (1.0, 4.0)}
     learns = "queries, aggregators and auxiliary heads, from the auxiliary loss alone"
     reducer = CroprModule
 

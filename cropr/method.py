@@ -57,7 +57,7 @@ class Method:
     fused_attention: ClassVar[bool] = True  # attention stays on the fused kernel, in training too
     counts_scoring: ClassVar[bool] = True  # a budget pays for scoring; False: methods on one schedule keep one schedule
     reducer: ClassVar[type[Reducer] | None] = None  # what it puts at blocks; None: nothing
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (0.25, 0.5, 1.0, 2.0)}  # what `tune` tries, see GRID_SIZE
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lr": (0.5, 1.0, 2.0, 4.0)}  # what `tune` tries, see GRID_SIZE
     origin: ClassVar[Any] = None  # of a user's own: where it was loaded from (studies/models/given.py)
 
     dense: bool = False  # the task: logits for every pixel

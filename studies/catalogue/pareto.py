@@ -5,12 +5,14 @@ from __future__ import annotations
 from studies.catalogue import Study
 from studies.config import Recipe
 
+BUDGETS = "0.65,0.4"
+
 BACKBONE = Recipe(
-    epochs=55, batch_size=64, lr=2e-3, min_lr=2e-7, warmup_epochs=16.5, warmup_shape="cosine", warmup_start=0.04
+    epochs=36, batch_size=32, lr=1e-3, min_lr=1e-6, warmup_epochs=6, warmup_shape="cosine", warmup_start=0.04
 )
 FINETUNE = Recipe(
-    epochs=8, batch_size=32, lr=2.5e-3, layer_decay=0.75, warmup_epochs=0.6, warmup_shape="cosine", evaluate_every=2,
-    epoch_offset=1000,
+    epochs=6, batch_size=16, lr=5e-3, backbone_lr=0.03, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
+    evaluate_every=2, epoch_offset=1000,
 )  # fmt: skip
 
 # A smoke run: everything happens, nothing is learnt to the end.
@@ -35,6 +37,7 @@ STUDY = Study(
         "by another method or seed."
     ),
     task="classification",
+    budgets=BUDGETS,
     recipe=FINETUNE,
     backbone_recipe=BACKBONE,
     quick_recipe=QUICK_FINETUNE,

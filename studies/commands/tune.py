@@ -36,7 +36,8 @@ def directory(options: Options) -> Path:
 
 
 def trials(options: Options) -> list[Trial]:
-    """All that are to be run, as many for each method, at the middle one of the study's budgets. Raises ValueError."""
+    """All that are to be run, as many for each method, at the middle one of the study's budgets, or of two the lower.
+    Raises ValueError."""
     if options.train != "recipe" or options.protocol != "own" or options.recipe is not None:
         raise ValueError("tune chooses values of the study's own recipe: no --train, --protocol or --recipe")
     methods = reducers_of(options)
@@ -44,7 +45,7 @@ def trials(options: Options) -> list[Trial]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"values are chosen for a method, and {twice} is asked for twice")
     budgets = sorted(parse_budgets(options.budgets or study_of(options).budgets))
-    at = replace(options, budgets=str(budgets[len(budgets) // 2]), random_at_counts=False)
+    at = replace(options, budgets=str(budgets[(len(budgets) - 1) // 2]), random_at_counts=False)
     return [trial for method in methods for trial in _of_method(method, at, recipe_of(options))]
 
 

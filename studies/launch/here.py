@@ -51,9 +51,7 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
     left, threads = pending(configs, out), os.cpu_count() or 1
     write_configs([*left.runs, *left.timing], out)
     if left.backbones:
-        # One backbone is quickest with all threads; several at once, with their share of them.
-        share = max(1, threads // min(jobs, len(left.backbones)))
-        _backbones(left.backbones, out, min(jobs, len(left.backbones)), share, progress)
+        _backbones(left.backbones, out, jobs, threads, progress)
     if left.runs:
         sharing = jobs * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes here
         _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // sharing), progress)
@@ -66,7 +64,9 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
     return failed(left, out)
 
 
-def _backbones(configs: list[RunConfig], out: Path, workers: int, threads: int, progress: Progress) -> None:
+def _backbones(configs: list[RunConfig], out: Path, jobs: int, threads: int, progress: Progress) -> None:
+    """Each worker trains one at a time with its share of the threads; what is left at the end shares all of them, as
+    one backbone alone is quickest with all."""
     from studies.runs.pretraining import backbone_dir
 
     folders = [backbone_dir(config, out) for config in configs]
@@ -75,7 +75,10 @@ def _backbones(configs: list[RunConfig], out: Path, workers: int, threads: int, 
     def tick() -> None:
         progress("backbone", sum(epochs_done(folder) for folder in folders), steps, "epochs")
 
-    _work(out, [_job(out, "backbone", configs, threads)] * workers, tick)
+    last = len(configs) % jobs
+    for part, workers in ((configs[: len(configs) - last], jobs), (configs[len(configs) - last :], last)):
+        if part:
+            _work(out, [_job(out, "backbone", part, max(1, threads // workers))] * workers, tick)
 
 
 def _runs(configs: list[RunConfig], out: Path, workers: int, threads: int, progress: Progress) -> None:
