@@ -6,10 +6,14 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: study test lint format docs clean
+.PHONY: study agree test lint format docs clean
 
 study: .venv/installed
 	$(BIN)/cropr-study run --reducers all $(ARGS)
+
+# The default study made here, held against the committed records of another machine.
+agree: .venv/installed
+	$(BIN)/cropr-study report out/pareto docs/records/pareto --agree
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest $(ARGS)

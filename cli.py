@@ -124,7 +124,9 @@ def study_options(
         ),
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, from 0.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of seeds, from 0 (default: the study's).")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="classification or segmentation (default: the study's).")] = None,
     dataset: DatasetOption = "scenes",
     data: DataOption = None,

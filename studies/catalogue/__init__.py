@@ -43,6 +43,7 @@ class Study:
     values: str = ""
     reducers: str = "all"
     budgets: str = "0.8,0.65,0.5"
+    seeds: int = 1  # on the embedded data
     backbone: str = "scenes_vit"
     recipe: Recipe | None = None
     backbone_recipe: Recipe | None = None

@@ -38,7 +38,7 @@ class Options:
     study: str | None = None  # None: the first one of the task
     reducers: str | None = None  # None: the study's, like the next one
     budgets: str | None = None
-    seeds: int = 1
+    seeds: int | None = None  # None: the study's on embedded data, else 1
     task: str | None = None  # None: the study's
     dataset: str = "scenes"
     data: str | None = None
@@ -87,9 +87,11 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
     budgets = parse_budgets(options.budgets or study.budgets)
+    whole = options.train == "recipe" and not options.quick and not datasets()[options.dataset].folder
+    seeds = options.seeds or (study.seeds if whole else 1)
     name, _, checkpoint = (options.backbone or study.backbone).partition("=")
     return plan(
-        options.name, reducers, budgets[-1:] if options.quick else budgets, options.seeds,
+        options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
         data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),

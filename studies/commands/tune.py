@@ -45,7 +45,9 @@ def trials(options: Options) -> list[Trial]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"values are chosen for a method, and {twice} is asked for twice")
     budgets = sorted(parse_budgets(options.budgets or study_of(options).budgets))
-    at = replace(options, budgets=str(budgets[(len(budgets) - 1) // 2]), random_at_counts=False)
+    at = replace(
+        options, budgets=str(budgets[(len(budgets) - 1) // 2]), seeds=options.seeds or 1, random_at_counts=False
+    )
     return [trial for method in methods for trial in _of_method(method, at, recipe_of(options))]
 
 
@@ -74,7 +76,7 @@ def choose(tried: list[Trial], options: Options, command: str) -> Path:
     path = out / "chosen.json"
     write_json(path, {
         "study": options.name, "task": record["task"], "dataset": record["dataset"], "backbone": record["backbone"],
-        "budget": tried[-1].runs[0].budget, "seeds": options.seeds, "metric": metric.name, "split": "val",
+        "budget": tried[-1].runs[0].budget, "seeds": len(tried[0].runs), "metric": metric.name, "split": "val",
         "num_items": record["num_items"], "command": command,
         "source": {key: record["provenance"].get(key) for key in ("commit", "dirty", "device_name", "finished")},
         "methods": methods,

@@ -1,0 +1,79 @@
+"""What the README says of the committed records is in them: its tables are computed here again."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from results.pages import tables
+from results.records.frames import run_frame, speed_frame
+from results.records.store import load_records
+from results.statistics.analysis import analyse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+METHODS = ("Cropr", "DynamicViT", "EViT", "ToMe", "Random")
+
+
+def figures(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Variants and differences of a committed study."""
+    records = load_records(ROOT / "docs" / "records" / study)
+    found = analyse(run_frame([records]))
+    return tables.summary_frame(found.variants, speed_frame([records])), found.pairs
+
+
+def lines(study: str) -> list[str]:
+    """The rows of its table in the README, below the head."""
+    summary, pairs = figures(study)
+    metric = summary["metric_name"].iat[0]
+    said = []
+    for budget in sorted(summary["budget_asked"].dropna().unique(), reverse=True):
+        rows = {row.label.split(" (")[0]: row for row in summary[summary["budget_asked"] == budget].itertuples()}
+        found = [rows[name] for name in METHODS]
+        said += [
+            row(f"at {budget:g}: {summary['metric_label'].iat[0]}, %", [tables._accuracy(r, metric) for r in found]),
+            row("minus dense, points (p, Holm)", [tables._difference(r) for r in found]),
+            row("minus random, points [95 %]", [minus_random(pairs, r, rows["Random"]) for r in found]),
+            row("throughput, × dense", [tables._spread(r, "ratio_to_dense") for r in found]),
+        ]
+    return said
+
+
+def row(name: str, cells: list[str]) -> str:
+    return f"| {' | '.join([name, *cells])} |"
+
+
+def minus_random(pairs: pd.DataFrame, one, chance) -> str:
+    """Of a method and random pruning at the same budget."""
+    for pair in pairs[pairs["budget_asked"] == one.budget_asked].itertuples():
+        sign = {(one.curve, chance.curve): 1, (chance.curve, one.curve): -1}.get((pair.method, pair.other_method))
+        if sign is not None:
+            ends = sorted(sign * end for end in (pair.difference_low_points, pair.difference_high_points))
+            middle, low, high = map(tables.signed, (sign * pair.difference_points, *ends))
+            return f"{middle} [{low}, {high}]"
+    return tables.NOTHING
+
+
+STUDIES = [path.name for path in sorted((ROOT / "docs" / "records").iterdir()) if path.is_dir()]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_are_those_of_the_records(study):
+    missing = [line for line in lines(study) if line not in README]
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_machine_and_the_commit_are_named(study):
+    records = load_records(ROOT / "docs" / "records" / study)
+    for record in [*records.runs.values(), *records.speeds.values()]:
+        origin = record["provenance"]
+        assert origin["commit"][:7] in README and not origin["dirty"], record["id"]
+        assert origin["device_name"] in README, origin["device_name"]
+    assert not records.failures and not records.unfinished and not records.broken
+
+
+def test_records_are_small_and_hold_no_weights():
+    files = [path for path in (ROOT / "docs" / "records").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix not in (".json", ".npz", ".md")]
+    assert sum(path.stat().st_size for path in files) < 4 * 2**20
