@@ -74,10 +74,11 @@ class RunConfig:
     seed: int
     recipe: Recipe | None
     backbone_recipe: Recipe | None = None  # trains the backbone where the project does; None: pretrained or checkpoint
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # where it lies; `checkpoint_digest`: what it is
     num_threads: int = 1
     quick: bool = False
     split: Literal["test", "val"] = "test"  # what is scored: "val" where something is chosen by it
+    checkpoint_digest: str | None = None
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -94,6 +95,7 @@ class RunConfig:
         content = dataclasses.asdict(self)
         for said in ("device", "data_dir", "own"):
             content.pop(said)
+        content["checkpoint"] = content.pop("checkpoint_digest")
         if self.split == "test":
             content.pop("split")  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

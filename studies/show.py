@@ -25,6 +25,7 @@ from results.records.store import load_records, read_json
 from studies.config import from_dict
 from studies.data import IGNORE_INDEX
 from studies.data.datasets import create_dataset
+from studies.data.loading import rgb
 from studies.data.transforms import eval_transform
 from studies.measure.bench import variants_of
 from studies.models.backbones import create_backbone
@@ -168,7 +169,7 @@ def rows_of_image(
         raise ValueError(f"{unlearnt[0]} has weights to learn; show it from a study that trained it")
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
+            image = rgb(opened)
     except OSError as error:
         raise ValueError(f"{file} is no image that can be read ({error})") from error
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from cropr.method import Method
 from results.records.store import SCHEMA, Claim, read_json, write_json
 from studies.catalogue import studies
 from studies.config import Recipe, RunConfig, from_dict
+from studies.models.checkpoints import digest
 from studies.models.methods import parse_one, reference
 from studies.tasks import TASKS
 
@@ -75,6 +76,7 @@ def plan(
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
+        "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
     runs = []
@@ -113,7 +115,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "dataset": first.dataset,
         "data_fingerprint": fingerprint,
         "backbone": first.backbone,
-        "checkpoint": first.checkpoint,
+        "checkpoint": first.checkpoint_digest,
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }

@@ -32,8 +32,8 @@ STUDY = Study(
     expected="dense 90 % or more; every method above random pruning, whose curve lies at least 30 points below at 0.4.",
     time="about 4 minutes on 2 cores for each seed.",
     values=(
-        "each seed trains its own backbone, on class and patch labels for 36 epochs; every model is then fine- "
-        "tuned for 6 epochs on classes alone, with the same data in the same order. 5e-3 is the rate of what "
+        "each seed trains its own backbone, on class and patch labels for 36 epochs; every model is then "
+        "fine-tuned for 6 epochs on classes alone, with the same data in the same order. 5e-3 is the rate of what "
         "reducers learn from nothing; the backbone has 0.03 of it, times 0.75 for every block further down, so "
         "that fine-tuning does not first destroy it. Contrast of the scenes and budgets were chosen by the dense "
         "model and random pruning alone, on validation scenes of seed 0; the factors of the learning rates of "

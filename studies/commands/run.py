@@ -89,13 +89,25 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     budgets = parse_budgets(options.budgets or study.budgets)
     whole = options.train == "recipe" and not options.quick and not datasets()[options.dataset].folder
     seeds = options.seeds or (study.seeds if whole else 1)
-    name, _, checkpoint = (options.backbone or study.backbone).partition("=")
+    name, checkpoint = backbone_of(options.backbone or study.backbone)
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
-        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint or None,
+        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint,
         data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
     )  # fmt: skip
+
+
+def backbone_of(text: str) -> tuple[str, str | None]:
+    """The name of a model, and the file of its weights: NAME=FILE, or a FILE that says which model it is of. Raises
+    ValueError."""
+    from studies.models.backbones import described_by
+    from studies.models.checkpoints import is_checkpoint
+
+    name, _, file = text.partition("=")
+    if not file and is_checkpoint(name):
+        name, file = described_by(name), name
+    return name, str(Path(file).expanduser().absolute()) if file else None
 
 
 def study_of(options: Options) -> Study:
@@ -235,15 +247,19 @@ def preflight(configs: list[RunConfig]) -> str:
     from studies.data.datasets import create_dataset
     from studies.models.backbones import create_backbone, sized_for
     from studies.models.given import try_out
+    from studies.models.heads import as_it_comes
     from studies.models.reducers import build
 
     first = configs[0]
     data = create_dataset(first)
     dense, reachable, floors = TASKS[first.task].dense, False, []
     sized = sized_for(first.backbone, data.image_size) if dense else {}
-    vit = create_backbone(
-        first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized
-    )
+    if first.recipe is None and first.backbone_recipe is None:
+        vit = as_it_comes(first.backbone, data, pretrained=False, checkpoint=first.checkpoint, **sized)
+    else:
+        vit = create_backbone(
+            first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized
+        )
     for recipe in filter(None, (first.recipe, first.backbone_recipe)):
         if recipe.batch_size > data.num_train:
             raise ValueError(

@@ -7,6 +7,7 @@ of the same kit tells: without it nearly every label would be wrong.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,14 @@ import numpy as np
 
 from cropr.nearest import did_you_mean
 
-__all__ = ["EXTENSIONS", "Listing", "image_paths", "list_split", "read_classes"]
+__all__ = ["EXTENSIONS", "Listing", "image_paths", "in_order", "list_split", "read_classes"]
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+CLASS_MAP = "class_map.txt"
 CAFFE, KIT, META = "val.txt", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Listing(NamedTuple):
@@ -33,7 +38,8 @@ class Listing(NamedTuple):
 
 
 def read_classes(root: Path) -> list[str]:
-    """The class folders of `root`/train, sorted. Raises ValueError where there are none."""
+    """The class folders of `root`/train in the order of their numbers: that of CLASS_MAP where the data folder has it,
+    else timm's. Raises ValueError where there are none."""
     if not root.is_dir():
         beside = _folders(root.parent) if root.parent.is_dir() else []
         raise ValueError(f"data folder {root} does not exist{did_you_mean(root.name, beside)}")
@@ -43,10 +49,37 @@ def read_classes(root: Path) -> list[str]:
             raise ValueError(
                 f"{root} has no folder {split!r}; needed: train/<class>/* and val/<class>/*; found: {found}"
             )
-    classes = sorted(_folders(root / "train"))
+    classes = in_order(_folders(root / "train"))
     if not classes:
         raise ValueError(f"{root / 'train'} has no class folders; needed: train/<class>/*")
-    return classes
+    return _listed_classes(root / CLASS_MAP, classes) if (root / CLASS_MAP).exists() else classes
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Class names in the order of their numbers, which is timm's: 2 comes before 10. Where the order of characters is
+    another one the log says which class has which number."""
+    from timm.utils import natural_key
+
+    natural = sorted(names, key=natural_key)
+    if natural != sorted(names):
+        shown = {number: natural[number] for number in (*range(min(3, len(natural))), len(natural) - 1)}
+        _logger.warning(
+            "class folders are numbered as timm does (%s), not in the order of characters; %s in the data folder, a "
+            "name a line, says otherwise", ", ".join(f"{number}: {name}" for number, name in shown.items()), CLASS_MAP,
+        )  # fmt: skip
+    return natural
+
+
+def _listed_classes(file: Path, classes: list[str]) -> list[str]:
+    """The class folders in the order of a file with a name a line, as timm's `--class-map`."""
+    names = [name.strip() for name in file.read_text().splitlines() if name.strip()]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{file} names class {twice} twice")
+    if lost := next((name for name in classes if name not in names), None):
+        raise ValueError(f"{file} lacks class folder train/{lost}{did_you_mean(lost, names)}")
+    if lost := next((name for name in names if name not in classes), None):
+        raise ValueError(f"{file} names {lost}, which is no class folder of train{did_you_mean(lost, classes)}")
+    return names
 
 
 def list_split(root: Path, split: str, classes: list[str]) -> Listing:

@@ -26,7 +26,8 @@ from studies.data import Batch
 from studies.data.transforms import seeded
 
 __all__ = [
-    "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "skim",
+    "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "rgb",
+    "skim",
 ]  # fmt: skip
 
 HELD_OUT = 0.05  # share of the training items that choices are made by
@@ -103,6 +104,17 @@ def decode(root: Path, path: str, read: Callable[[Image.Image], T]) -> T:
             return read(image)
     except BROKEN as error:
         raise BadFile(path, str(error) or type(error).__name__) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An image in 8 bits of red, green and blue, as timm reads it (no rotation by EXIF, what is transparent shows its
+    colour); 16 bits of grey are scaled, which PIL would clip. Raises ValueError for other numbers than these."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
+            raise ValueError(f"pixels of mode {image.mode} have no range that is known; valid: 8 or 16 bits a channel")
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def skim(image: Image.Image) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from studies.data.augment import IGNORE
 from studies.data.imagenet_files import image_paths
-from studies.data.loading import BadFile, decode, listed
+from studies.data.loading import BadFile, decode, listed, rgb
 
 __all__ = ["Folders", "MaskFormat", "list_pairs", "read_classes", "read_image", "read_mask"]
 
@@ -97,7 +97,7 @@ def _require(folder: Path) -> None:
 
 def read_image(root: Path, path: str) -> Tensor:
     """-> [3, H, W] uint8. Raises BadFile."""
-    return decode(root, path, lambda file: pil_to_tensor(file.convert("RGB")))
+    return decode(root, path, lambda file: pil_to_tensor(rgb(file)))
 
 
 def read_mask(root: Path, path: str, image: str, size: tuple[int, ...], form: MaskFormat) -> Tensor:

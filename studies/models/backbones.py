@@ -16,7 +16,7 @@ from studies.models.checkpoints import SUFFIXES, head_classes, is_checkpoint, lo
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe", "sized_for"]
+__all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe", "described_by", "sized_for"]
 
 _SMALL: dict[str, Any] = {
     "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_ratio": 4.0, "num_classes": 10,
@@ -55,18 +55,10 @@ def create_backbone(
 
     Raises ValueError: unknown name, a model that is not supported, a missing, truncated or foreign checkpoint.
     """
-    state = None
     if checkpoint is None and is_checkpoint(name_or_file):
-        checkpoint = name_or_file
-        state, architecture = read_checkpoint(checkpoint)
-        if architecture is None:
-            raise ValueError(
-                f"{checkpoint} does not say which model it is of; give the name as backbone, and the file as checkpoint"
-            )
-        name_or_file = architecture
+        name_or_file, checkpoint = described_by(name_or_file), name_or_file
     check_name(name_or_file)
-    if checkpoint is not None and state is None:
-        state, _ = read_checkpoint(checkpoint)
+    state = None if checkpoint is None else read_checkpoint(checkpoint)[0]
     if state is not None and num_classes is None:
         num_classes = head_classes(state)
     given = {
@@ -81,6 +73,16 @@ def create_backbone(
     if img_size is not None:
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *model.patch_embed.img_size)}
     return model
+
+
+def described_by(checkpoint: str | Path) -> str:
+    """The model that a checkpoint says it is of. Raises ValueError where it does not say."""
+    _, architecture = read_checkpoint(checkpoint)
+    if architecture is None:
+        raise ValueError(
+            f"{checkpoint} does not say which model it is of; give the name as backbone, and the file as checkpoint"
+        )
+    return architecture
 
 
 def sized_for(name: str, image_size: int) -> dict[str, Any]:

@@ -5,9 +5,10 @@ Letters: C classes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from cropr.nearest import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SUFFIXES", "head_classes", "is_checkpoint", "load_into", "read_checkpoint"]
+__all__ = ["SUFFIXES", "digest", "head_classes", "is_checkpoint", "load_into", "read_checkpoint"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")  # timm's order: averaged weights first
@@ -33,10 +34,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
 
     Raises ValueError: missing, truncated, holding pickled objects, or not a checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
-        names = [p.name for p in path.parent.glob("*") if is_checkpoint(p.name)] if path.parent.is_dir() else []
-        raise ValueError(f"checkpoint {path} does not exist{did_you_mean(path.name, names)}")
+    path = _existing(path)
     if not is_checkpoint(path.name):
         raise ValueError(f"checkpoint {path} is of an unknown kind; valid: {', '.join(SUFFIXES)}")
     found, name = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -44,6 +42,27 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
     while isinstance(found, dict) and (key := next((w for w in WRAPPERS if isinstance(found.get(w), dict)), None)):
         found = found[key]
     return _tensors(path, found), name
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a checkpoint: what it is, wherever it lies. Raises ValueError where there is none."""
+    path = _existing(path).resolve()
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob("*") if is_checkpoint(p.name)] if path.parent.is_dir() else []
+        raise ValueError(f"checkpoint {path} does not exist{did_you_mean(path.name, names)}")
+    return path
 
 
 def head_classes(state: dict[str, Tensor]) -> int | None:

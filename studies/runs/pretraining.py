@@ -20,6 +20,8 @@ from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
 from studies.models.backbones import create_backbone, sized_for
+from studies.models.checkpoints import digest
+from studies.models.heads import as_it_comes
 from studies.models.methods import reference
 from studies.runs.holding import HERE, Held, Host
 from studies.runs.provenance import now, provenance, weight_digest
@@ -51,18 +53,22 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
 
     Raises BackboneFailed where the project's own is not what its record says.
     """
-    drop_path = config.recipe.drop_path if config.recipe else 0.0
     own = config.backbone_recipe is not None
+    if config.checkpoint and config.checkpoint_digest not in (None, found := digest(config.checkpoint)):
+        raise BackboneFailed(
+            f"{config.checkpoint} is not the file that this run was planned with: {found[:8]}, not "
+            f"{str(config.checkpoint_digest)[:8]}; run the command again with the file as it is now, and another --out"
+        )
+    options = sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}
+    pretrained = not own and config.checkpoint is None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.recipe is None and not own:
+            return as_it_comes(config.backbone, data, pretrained=pretrained, checkpoint=config.checkpoint, **options)
         vit = create_backbone(
-            config.backbone,
-            num_classes=data.num_classes,
-            pretrained=not own and config.checkpoint is None,
-            checkpoint=config.checkpoint,
-            drop_path_rate=drop_path,
-            **(sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}),
-        )
+            config.backbone, num_classes=data.num_classes, pretrained=pretrained, checkpoint=config.checkpoint,
+            drop_path_rate=config.recipe.drop_path if config.recipe else 0.0, **options,
+        )  # fmt: skip
     if own:
         vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
         _verify(vit, backbone_dir(config, out))

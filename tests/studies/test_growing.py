@@ -22,7 +22,7 @@ from studies.study import plan, timed_together, timing_dir
 def planned(reducers, budgets=(0.6,), seeds=1):
     return plan(
         "pareto", parse(reducers), list(budgets), seeds, task="classification", dataset="scenes", data_dir=None,
-        backbone="scenes_vit", checkpoint="vit.safetensors", device="cpu", quick=True, train="none", recipe=None,
+        backbone="scenes_vit", checkpoint=__file__, device="cpu", quick=True, train="none", recipe=None,
     )  # fmt: skip
 
 

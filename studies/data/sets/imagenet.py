@@ -18,7 +18,7 @@ from torch import Tensor
 from studies.config import RunConfig
 from studies.data import Dataset
 from studies.data.imagenet_files import Listing, list_split, read_classes
-from studies.data.loading import FileDataset, Items, UnreadableImages, decode, held_out, skim
+from studies.data.loading import FileDataset, Items, UnreadableImages, decode, held_out, rgb, skim
 from studies.data.transforms import eval_transform, train_transform, vit_config_of
 
 __all__ = ["ImageFolder", "UnreadableImages"]
@@ -82,7 +82,7 @@ class _Images(Items):
         self.labels, self.classes, self.transform = torch.from_numpy(listing.labels), classes, transform
 
     def read(self, index: int) -> tuple[Image.Image, Tensor]:
-        return decode(self.root, self.paths[index], lambda file: file.convert("RGB")), self.labels[index]
+        return decode(self.root, self.paths[index], rgb), self.labels[index]
 
     def prepare(self, image: Image.Image, label: Tensor) -> tuple[Tensor, Tensor]:
         return self.transform(image), label

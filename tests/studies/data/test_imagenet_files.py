@@ -1,12 +1,15 @@
 """Folders of images: layouts that are refused, and ImageNet's flat validation folder."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from image_folders import CLASSES, CONFIG, folder, write_root
+from image_folders import CLASSES, CONFIG, draw, folder, write_root
+from PIL import Image
 from scipy.io import savemat
+from timm.data.readers.reader_image_folder import find_images_and_targets
 
 
 @pytest.fixture
@@ -107,3 +110,49 @@ def test_flat_folder_with_the_development_kit(root):
     (root / "meta.mat").write_bytes(b"x" * 500)
     with pytest.raises(ValueError, match="not the meta.mat"):
         folder(root)
+
+
+def test_classes_are_numbered_as_timm_does(tmp_path, caplog):
+    names = [str(number) for number in (10, 2, 0, 1, 11)]
+    for name in names:
+        draw(tmp_path / "train" / name / "a.png", 0)
+        draw(tmp_path / "val" / name / "a.png", 0)
+    expected, _ = find_images_and_targets(str(tmp_path / "train"))
+    assert [Path(path).parent.name for path, _ in expected] == ["0", "1", "2", "10", "11"]
+    assert folder(tmp_path).classes == ["0", "1", "2", "10", "11"]
+    assert "0: 0, 1: 1, 2: 2, 4: 11" in caplog.text and "class_map.txt" in caplog.text
+    (tmp_path / "class_map.txt").write_text("11\n10\n2\n1\n0\n\n")
+    data = folder(tmp_path)
+    assert data.classes == ["11", "10", "2", "1", "0"] and labels_of(data) == [0, 1, 2, 3, 4]
+
+
+def test_synsets_need_no_word(root, caplog):
+    assert folder(root).classes == list(CLASSES) and not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["n01440764", "n01443537"], "lacks class folder train/n02119789"),
+        ([*CLASSES, "n0211978"], "names n0211978, .* did you mean n02119789"),
+        ([*CLASSES, CLASSES[0]], "names class n01440764 twice"),
+    ],
+)
+def test_a_class_map_has_each_class_once(root, lines, message):
+    (root / "class_map.txt").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        folder(root)
+
+
+def test_sixteen_bits_of_grey_are_scaled(root):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    for name, pixels in (("eight", grey), ("sixteen", grey.astype(np.uint16) * 257)):
+        Image.fromarray(pixels).save(root / "val" / CLASSES[0] / f"{name}.png")
+    eight, sixteen = folder(root).test_items([3, 4]).images
+    assert torch.equal(eight, sixteen) and eight.std() > 0.1
+
+
+def test_numbers_without_a_range_are_refused(root):
+    Image.fromarray(np.full((40, 50), 0.5, np.float32)).save(root / "val" / CLASSES[0] / "float.tiff")
+    with pytest.raises(ValueError, match="float.tiff .*mode F"):
+        list(folder(root).test_batches(4))
