@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA", "STALE_AFTER_S", "Claim", "ClaimedElsewhere", "CorruptRecord", "Records", "RunStatus", "State",
-    "append_line", "holder", "last_error", "load_records", "read_json", "read_lines", "read_predictions", "read_result",
-    "run_status", "write_bytes", "write_failure", "write_json", "write_text",
+    "append_line", "check_study", "holder", "last_error", "load_records", "read_json", "read_lines",
+    "read_predictions", "read_result", "run_status", "write_bytes", "write_failure", "write_json", "write_text",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -126,20 +126,26 @@ def run_status(run_dir: Path, is_gone: IsGone | None = None, stale_after_s: floa
         return RunStatus("failed", str(error))
 
 
+def check_study(directory: Path) -> None:
+    """Raise ValueError where `directory` holds no study."""
+    if not (directory / "study.json").exists() and not (directory / "runs").is_dir():
+        raise ValueError(f"{directory} holds no study: neither study.json nor runs/ is there")
+
+
 def load_records(directory: Path) -> Records:
     """Every record of a study, also while runs are still going. What cannot be read is named in `broken`.
 
     Raises:
         ValueError: `directory` holds no study.
     """
+    check_study(directory)
     records = Records(directory)
     try:
         records.study = read_json(directory / "study.json")
     except CorruptRecord as error:
         records.broken.append(error)
     except FileNotFoundError:
-        if not (directory / "runs").is_dir():
-            raise ValueError(f"{directory} holds no study: neither study.json nor runs/ is there") from None
+        pass
     for name, result in _results(records, directory / "runs", report_unfinished=True):
         records.runs[name] = result
     for name, result in _results(records, directory / "speed", report_unfinished=False):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cropr.nearest import nearest
-from results.records.store import CorruptRecord, last_error, read_json
+from results.records.store import CorruptRecord, check_study, last_error, read_json
 from studies.config import RunConfig, from_dict
 from studies.launch import squeue, submissions
 from studies.launch.pending import pending
@@ -98,6 +98,7 @@ def cancel(out: Path) -> str:
     """End the jobs of `out` that are queued or running. Raises ValueError."""
     from studies.launch.slurm import live_items
 
+    check_study(out)
     live = live_items(submissions.read(out))
     if live is None:
         raise ValueError("Slurm does not answer (squeue); nothing was cancelled")

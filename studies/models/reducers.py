@@ -60,8 +60,9 @@ def build(
 def _build(vit: nn.Module, method: Method, budget: float | None, img_size: int | tuple[int, int] | None) -> Built:
     from cropr.dense import DenseViT, padded
     from cropr.macs import count, dense_macs
-    from cropr.vit import ReducedViT, grid_of
+    from cropr.vit import ReducedViT, check_backbone, grid_of
 
+    check_backbone(vit)  # what is asked of it below would fail in its depth
     if method.dense and img_size is not None:
         img_size = padded(vit, img_size)
     rows, columns = grid_of(vit, img_size)

@@ -21,6 +21,7 @@ from studies.models.backbones import create_backbone
         (("run", "paretto"), ["'paretto'", "pareto"]),
         (("run", "--reducers", "evti"), ["'evti'", "evit"]),
         (("run", "--reducers", "cropr:lff=true"), ["'lff'", "unknown option of cropr", "rest"]),
+        (("cancel", "nowhere"), ["nowhere holds no study"]),
         (("run", "--train", "none", "--reducers", "tome,cropr"), ["cropr", "weights to learn"]),
         (("run", "--budgets", "1.5"), ["1.5", "[0.01, 1]"]),
         (("run", "--budgets", "half"), ["'half'", "share"]),

@@ -1,13 +1,15 @@
 """Specs of methods, and budgets."""
 
 import pytest
+import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from cropr.macs import dense_macs
 from cropr.schedule import solve
 from studies.models.backbones import create_backbone
 from studies.models.methods import builtin, facts, parse, parse_one, reference
-from studies.models.reducers import Unreachable, build
+from studies.models.reducers import Unreachable, build, reduce
 
 REDUCING = [name for name in builtin() if name != "none"]
 
@@ -114,3 +116,15 @@ def test_what_a_record_says_of_a_method():
 def test_solve_finds_the_nearest_step():
     assert solve(lambda p: round(10 * p) / 10, 0.0, 1.0, 0.34)[1] == 0.3
     assert solve(lambda p: -p, 0.0, 1.0, -0.25)[0] == pytest.approx(0.25, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["cait_xxs24_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "naflexvit_base_patch16_gap"]
+)
+@pytest.mark.parametrize("spec", ["cropr:rate=4", "tome:r=4", "none"])
+def test_models_that_cannot_be_reduced_are_refused_by_name(name, spec):
+    with torch.device("meta"):
+        vit = timm.create_model(name)
+    for size in (None, 224):
+        with pytest.raises(ValueError, match=f"not defined for .*{type(vit).__name__}|not defined for .*(Attn|Block)"):
+            reduce(vit, spec, img_size=size)
