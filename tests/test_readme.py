@@ -5,26 +5,31 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.pages import tables
+from results.pages import health_box, tables
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
 from results.statistics.analysis import analyse
+from results.statistics.findings import Evidence, Health, add_findings, assess
+from results.statistics.health import CHECKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 METHODS = ("Cropr", "DynamicViT", "EViT", "ToMe", "Random")
 
 
-def figures(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Variants and differences of a committed study."""
+def figures(study: str) -> tuple[pd.DataFrame, pd.DataFrame, Health]:
+    """Variants and differences of a committed study, and what casts doubt on them."""
     records = load_records(ROOT / "docs" / "records" / study)
-    found = analyse(run_frame([records]))
-    return tables.summary_frame(found.variants, speed_frame([records])), found.pairs
+    runs, speeds = run_frame([records]), speed_frame([records])
+    found = analyse(runs)
+    health = assess(Evidence(runs, found.variants, speeds, found.replicates, found.means), CHECKS)
+    add_findings(found.variants, health)
+    return tables.summary_frame(found.variants, speeds), found.pairs, health
 
 
 def lines(study: str) -> list[str]:
     """The rows of its table in the README, below the head."""
-    summary, pairs = figures(study)
+    summary, pairs, health = figures(study)
     metric = summary["metric_name"].iat[0]
     said = []
     for budget in sorted(summary["budget_asked"].dropna().unique(), reverse=True):
@@ -36,7 +41,7 @@ def lines(study: str) -> list[str]:
             row("minus random, points [95 %]", [minus_random(pairs, r, rows["Random"]) for r in found]),
             row("throughput, × dense", [tables._spread(r, "ratio_to_dense") for r in found]),
         ]
-    return said
+    return [*said, *health_box.markdown(health).splitlines()]
 
 
 def row(name: str, cells: list[str]) -> str:
@@ -58,7 +63,7 @@ STUDIES = [path.name for path in sorted((ROOT / "docs" / "records").iterdir()) i
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_tables_are_those_of_the_records(study):
+def test_tables_and_health_are_those_of_the_records(study):
     missing = [line for line in lines(study) if line not in README]
     assert not missing, "\n".join(missing)
 

@@ -9,7 +9,10 @@ import torch
 from image_folders import CLASSES, CONFIG, draw, folder, write_root
 from PIL import Image
 from scipy.io import savemat
+from timm.data import ImageDataset
 from timm.data.readers.reader_image_folder import find_images_and_targets
+
+from studies.data.transforms import eval_transform
 
 
 @pytest.fixture
@@ -156,3 +159,23 @@ def test_numbers_without_a_range_are_refused(root):
     Image.fromarray(np.full((40, 50), 0.5, np.float32)).save(root / "val" / CLASSES[0] / "float.tiff")
     with pytest.raises(ValueError, match="float.tiff .*mode F"):
         list(folder(root).test_batches(4))
+
+
+def test_pixels_are_read_as_timm_reads_them(root):
+    """No rotation by EXIF; what is transparent shows its colour."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(root / "val" / CLASSES[0] / "turned.png", exif=turned)
+    clear = np.dstack([pixels, np.zeros((40, 50), np.uint8)])
+    Image.fromarray(clear, "RGBA").save(root / "val" / CLASSES[0] / "clear.png")
+    Image.fromarray(pixels).save(root / "val" / CLASSES[0] / "plain.png")
+    timms = {path: number for number, (path, _) in enumerate(ImageDataset(str(root / "val")).reader.samples)}
+    data = folder(root)
+    names = [Path(path).name for path in data._splits["val"].paths]
+    images = dict(zip(names[:6], data.test_items(range(6)).images, strict=True))
+    assert all(torch.equal(images[name], images["plain.png"]) for name in ("turned.png", "clear.png"))
+    reader = ImageDataset(str(root / "val"), transform=eval_transform(CONFIG))
+    for name in ("turned.png", "clear.png", "plain.png"):
+        number = next(n for path, n in timms.items() if Path(path).name == name)
+        assert torch.equal(reader[number][0], images[name])
