@@ -9,10 +9,10 @@ BACKBONE_NAME = "scenes_vit_sincos"
 BUDGETS = "0.8,0.65"  # last-layer fusion has a floor, near .6 of the MACs at depth 6
 
 BACKBONE = Recipe(
-    epochs=40, batch_size=32, lr=1e-3, min_lr=1e-6, warmup_epochs=6, warmup_shape="cosine", warmup_start=0.04
+    epochs=50, batch_size=32, lr=2e-3, min_lr=1e-6, warmup_epochs=6, warmup_shape="cosine", warmup_start=0.04
 )
 FINETUNE = Recipe(
-    epochs=12, batch_size=16, lr=5e-3, backbone_lr=0.1, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
+    epochs=12, batch_size=16, lr=5e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
     evaluate_every=4, epoch_offset=1000,
 )  # fmt: skip
 
