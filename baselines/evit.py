@@ -83,6 +83,7 @@ class EViTObjective(Objective):
     def __init__(self, criterion: Criterion, start: float = 0.0, span: float = 0.0):
         super().__init__(criterion)
         self.start, self.span = start, span
+        self.settles = start + span
 
     def before_step(self, model: ReducedViT, progress: float) -> None:
         for reducer in model.reducers.values():

@@ -69,6 +69,7 @@ class DenseObjective(Objective):
     def __init__(self, criterion: Criterion, curriculum: Curriculum | None = None):
         super().__init__(criterion)
         self.curriculum = curriculum
+        self.settles = 0.0 if curriculum is None else 0.5
 
     def before_step(self, model: ReducedViT, progress: float) -> None:
         if self.curriculum is not None:

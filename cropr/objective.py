@@ -85,6 +85,7 @@ class Objective:
     """The plain loss of the task."""
 
     name = "CE"
+    settles: float = 0.0  # share of the training in which the model still changes, so that its losses do not compare
     separable: bool = True  # with the counts known the loss is a sum over images, so that a batch can be split
 
     def __init__(self, criterion: Criterion):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from math import nan
+from math import ceil, nan
 from typing import Any
 
 import pandas as pd
@@ -146,7 +146,7 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "metric_masked": _number(metrics.get("masked", {}), metric),
         "tied_at_cut": record.get("tied_at_cut"),
         **{f"mask_{what}": (record.get("masked") or {}).get(what) for what in ("asked", "kept")},
-        "train_loss": _train_loss(study, run, record),
+        "train_loss": _settled(_train_loss(study, run, record), record),
         **_macs(record.get("macs_g") or {}),
         "train_peak_memory_mib": _number(record, "peak_memory_mib"),
         "train_s": _number(record, "train_seconds"),
@@ -181,6 +181,11 @@ def _train_loss(study: Records, run: str, record: dict[str, Any]) -> list[float]
     except CorruptRecord:
         return None
     return [line["train_loss"] for line in lines if "train_loss" in line] or None
+
+
+def _settled(losses: list[float] | None, record: dict[str, Any]) -> list[float] | None:
+    """The losses of the epochs in which the model was the one that is deployed, not a milder one on its way there."""
+    return losses and losses[ceil((record.get("settles") or 0) * len(losses)) :]
 
 
 def _headline(record: dict[str, Any]) -> dict[str, str]:

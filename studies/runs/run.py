@@ -225,6 +225,7 @@ def _outcome(
         **final.decisions,
         **({} if masked is None else masked.decisions),
         "train_loss": [line["train_loss"] for line in history],
+        "settles": objective.settles,
         "macs_g": macs.record(dense),
         "params_m": sum(p.numel() for p in deployed.parameters()) / 1e6,
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],

@@ -139,6 +139,21 @@ FAULTS = {
 }  # fmt: skip
 
 
+def test_losses_of_a_milder_model_are_not_compared(study):
+    """A keep rate that shrinks over the first third begins with the loss of a model that drops nothing."""
+    rising = [0.4, 0.7, 0.6, 0.5, 0.5, 0.45]
+    set_fields(study, "cropr-0.5-*", train_loss=rising, settles=0.0)
+    assert "loss above its start" in names(build([study]))
+    set_fields(study, "cropr-0.5-*", settles=0.33)
+    assert "loss above its start" not in names(build([study]))
+    set_fields(study, "cropr-0.5-*", train_loss=[0.4, 0.7, 0.5, 0.6, 0.6, 0.65])
+    assert "loss above its start" in names(build([study]))
+
+
+def names(report):
+    return {finding.check for finding in report.health.findings}
+
+
 def test_a_study_without_faults_has_an_empty_box(study):
     report = build([study])
     assert not report.health.findings and not report.health.unchecked
