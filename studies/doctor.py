@@ -76,11 +76,13 @@ def _packages(project: str = "cropr-study") -> list[Finding]:
 
 def _devices() -> list[Finding]:
     import torch
+    from joblib import cpu_count
 
     from studies.measure.clock import device_name
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpu = f"{device_name('cpu')}; {os.cpu_count()} cores, {usable} of them usable, {torch.get_num_threads()} threads"
+    cpu = (
+        f"{device_name('cpu')}; {os.cpu_count()} cores, {cpu_count()} of them usable, {torch.get_num_threads()} threads"
+    )
     found = [Finding("cpu", "ok", cpu)]
     if not torch.cuda.is_available():
         return [*found, Finding("gpu", "note", "torch finds none; studies run on the CPU")]

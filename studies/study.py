@@ -174,6 +174,7 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     Raises results.records.store.ClaimedElsewhere where another process is at it.
     """
     import torch
+    from joblib import cpu_count  # those that affinity and cgroup allow
 
     from studies.data.datasets import create_dataset
     from studies.measure.bench import bench, variants_of
@@ -189,7 +190,7 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
         if (folder / "result.json").exists():
             return
         (folder / "failure.json").unlink(missing_ok=True)
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cpu_count())
         data = create_dataset(first)
         sized = sized_for(first.backbone, data.image_size) if dense else {}
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **sized)

@@ -27,6 +27,7 @@ DPI = 300
 _SIZE_IN = (3.4, 2.6)
 _LABEL_PT = 6.0
 RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
+    "text.parse_math": False,  # names of files and classes may have dollars
     "font.family": "DejaVu Sans", "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 6, "xtick.labelsize": 6,
     "ytick.labelsize": 6, "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
     "xtick.major.size": 2, "ytick.major.size": 2, "axes.spines.top": False, "axes.spines.right": False,

@@ -50,6 +50,8 @@ def estimate(configs: list[RunConfig], out: Path, jobs: int, wanted: Resources) 
     per_job, what = (wanted.gpus, "GPU") if wanted.gpus else (wanted.parameters.get("cpus_per_task") or 1, "CPU")
     left = pending(configs, out).runs
     measured = {config.variant: seconds for config in configs if (seconds := _train_seconds(out, config)) is not None}
+    if not left:
+        return "every run is finished"
     known = [measured[config.variant] for config in left if config.variant in measured]
     most = jobs * wanted.parameters["time"] / 60 * per_job
     text = f"at most {most:.1f} {what} hours: {jobs} jobs x {wanted.parameters['time']} minutes x {per_job} {what}s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -297,6 +296,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     where Slurm refuses.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the workers would outlive this process
+    from joblib import cpu_count  # those that affinity and cgroup allow
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -327,7 +327,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
             failed = run_there(configs, out, resources(options.profile, options.slurm), progress=progress)
         else:
             alone = configs[0].device == "cuda" or in_torchrun()
-            jobs = options.jobs or (1 if alone else os.cpu_count() or 1)
+            jobs = options.jobs or (1 if alone else cpu_count())
             failed = run_here(configs, out, jobs=jobs, progress=progress)
     if not failed:
         drop_aside(folders, out)

@@ -16,6 +16,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count  # those that affinity and cgroup allow
+
 from studies.config import RunConfig
 from studies.launch.jobs import Job
 from studies.launch.pending import epochs_done, failed, is_finished, pending, write_configs
@@ -48,7 +50,7 @@ def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progre
 
     Stops its workers and raises KeyboardInterrupt on Ctrl-C; what was going on continues with the next command.
     """
-    left, threads = pending(configs, out), os.cpu_count() or 1
+    left, threads = pending(configs, out), cpu_count()
     write_configs([*left.runs, *left.timing], out)
     if left.backbones:
         _backbones(left.backbones, out, jobs, threads, progress)

@@ -77,3 +77,9 @@ def test_a_picture_has_a_row_for_each_model_and_a_column_for_each_block_that_cha
     assert png == figure_bytes(draw_rows(rows, "item 0"), "png")
     with Image.open(io.BytesIO(png)) as opened:
         assert opened.size == tuple(int(side * DPI) for side in figure.get_size_inches())
+
+
+def test_names_with_dollars_are_drawn_as_they_are():
+    row = Row("Ba$$in_{2.jpg: $\\frac", "$true, $predicted", None, image(), HELD[None], GRID)
+    png = figure_bytes(draw_rows([row], "a $title$"), "png")
+    assert Image.open(io.BytesIO(png)).size[0] > 100

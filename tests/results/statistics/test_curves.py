@@ -96,6 +96,19 @@ def test_pairs_within_a_budget_only(tmp_path: Path) -> None:
     assert (pairs["p_holm"] >= pairs["p"]).all() and (pairs["p_holm"] > pairs["p"]).any()
 
 
+def test_differences_to_dense_are_corrected_for_their_number(tmp_path: Path) -> None:
+    """Step by step, by hand: the k-th smallest of m counts m - k + 1 times, and none less than one before it."""
+    synthetic_records.write_study(tmp_path / "a", methods=("none", "cropr", "tome", "evit"), budgets=(0.8, 0.5))
+    _, variants, _ = _compared(tmp_path / "a")
+    tested = variants.dropna(subset="p").sort_values("p")
+    expected, largest = [], 0.0
+    for rank, p in enumerate(tested["p"]):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        expected.append(largest)
+    assert len(tested) == 6 and list(tested["p_holm"]) == pytest.approx(expected)
+    assert (tested["p_holm"] > tested["p"]).any()
+
+
 def test_methods_with_unlike_numbers_of_seeds_are_paired(tmp_path: Path) -> None:
     """The mean of three times 0.8 is not 0.8 in floating point."""
     synthetic_records.write_study(tmp_path / "a", methods=("none", "cropr"), budgets=(0.8,), seeds=3)
