@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cropr.nearest import nearest
+from cropr.nearest import did_you_mean, nearest
 
 __all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform", "vit_config_of"]
 
@@ -40,12 +40,20 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def vit_config_of(backbone: str) -> dict[str, Any]:
-    """How images are prepared for a backbone by timm's name: size, mean, std, crop, interpolation."""
+    """How images are prepared for a backbone by timm's name: size, mean, std, crop, interpolation. Raises ValueError
+    for a model that is not timm's: nothing says how images are prepared for it."""
+    import timm
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(backbone)
-    return resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    if config is None:
+        near = did_you_mean(backbone, timm.list_models(), 3)
+        raise ValueError(
+            f"backbone {backbone} is not of timm, which says how images of a folder are prepared for a model (such as "
+            f"vit_small_patch16_224){near}"
+        )
+    return resolve_data_config(pretrained_cfg=config.to_dict())
 
 
 def eval_transform(config: dict[str, Any]) -> Any:

@@ -28,6 +28,10 @@ from studies.models.backbones import create_backbone
         (("run", "--budgets", "0.01", "--reducers", "evit"), ["floor"]),
         (("run", "--dataset", "scene"), ["'scene'", "scenes"]),
         (("run", "--dataset", "imagenet", "--data", "/nowhere", "--backbone", "vit_tiny_patch16_224"), ["/nowhere"]),
+        (
+            ("run", "--dataset", "imagenet", "--data", "/nowhere"),
+            ["scenes_vit is not of timm", "vit_small"],
+        ),
         (("run", "--backbone", "vit_tinny_patch16_224"), ["vit_tiny_patch16_224"]),
         (("run", "--task", "segmentatoin"), ["'segmentatoin'", "did you mean segmentation"]),
         (
