@@ -80,6 +80,8 @@ class Claim:
             winner = holder(self.run_dir) or "another process"
             raise ClaimedElsewhere(f"run {self.run_dir.name} was claimed just now by {winner}") from None
         self._generation = newest + 1
+        for left in self.run_dir.glob(".*.tmp"):  # of writers that were killed: nobody else writes here now
+            left.unlink(missing_ok=True)
         self._heart.start()
         return self
 

@@ -29,7 +29,7 @@ def pending(configs: list[RunConfig], out: Path) -> Pending:
 
     runs = [config for config in configs if not is_finished(out / "runs" / config.id)]
     owners = {backbone_dir(config, out): config for config in runs if config.backbone_recipe is not None}
-    backbones = [config for folder, config in owners.items() if not (folder / "backbone.safetensors").exists()]
+    backbones = [config for folder, config in owners.items() if not (folder / "result.json").exists()]
     if configs[0].split == "val":  # something is chosen by its accuracy: nothing is timed
         return Pending(backbones, runs, [])
     variants, _ = timed_together(configs, out)

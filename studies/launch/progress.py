@@ -94,10 +94,10 @@ def _name(item: str) -> str:
 
 def _finished(out: Path, item: str) -> Row | None:
     folder = out / item
-    if item.startswith("backbones/"):
-        return Row(item, "done") if (folder / "backbone.safetensors").exists() else None
     if not (folder / "result.json").exists():
         return None
+    if item.startswith("backbones/"):
+        return Row(item, "done")
     status = run_status(folder)
     return Row(_name(item), status.state, status.detail)
 

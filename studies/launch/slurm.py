@@ -45,7 +45,7 @@ log="$here/$2_0_log.err"
 message=$(grep -v '^srun: ' "$log" 2>/dev/null | tail -n 1 | tr -cd '[:print:]' | tr -d '"\\')
 for item in $(sed -n "$(($3+1))p" "$here/items.txt"); do
   folder="$here/../../$item"
-  [ -e "$folder/result.json" ] || [ -e "$folder/backbone.safetensors" ] || [ -e "$folder/failure.json" ] && continue
+  [ -e "$folder/result.json" ] || [ -e "$folder/failure.json" ] && continue
   mkdir -p "$folder"
   aside="$folder/.failure.$2.tmp"
   printf '{"schema": 1, "type": "CannotStart", "message": "job %s did not start on %s, exit code %s: %s"}\n' \

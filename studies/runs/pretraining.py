@@ -76,11 +76,8 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
 
 
 def _verify(vit: nn.Module, folder: Path) -> None:
-    """Raise BackboneFailed unless `vit` is what the record in `folder` says; where there is none yet it is taken."""
-    record = folder / "result.json"
-    if not record.exists():
-        return
-    said, found = read_json(record)["weight_digest"], weight_digest(vit)
+    """Raise BackboneFailed unless `vit` is what the record in `folder` says."""
+    said, found = read_json(folder / "result.json")["weight_digest"], weight_digest(vit)
     if said != found:
         raise BackboneFailed(
             f"{folder / 'backbone.safetensors'} holds other weights than its record says: {found[:8]}, not {said[:8]}; "
@@ -94,7 +91,7 @@ def ensure_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
     Raises BackboneFailed where its training failed; it is tried again when it is submitted again.
     """
     folder = backbone_dir(config, out)
-    while not (folder / "backbone.safetensors").exists():
+    while not (folder / "result.json").exists():
         if (folder / "failure.json").exists():
             raise BackboneFailed(f"its backbone failed: {last_error(folder)}; see {folder / 'failure.json'}")
         try:
@@ -109,7 +106,7 @@ def train_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
     folder = backbone_dir(config, out)
     folder.mkdir(parents=True, exist_ok=True)
     with host.claim(folder) as claim:
-        if (folder / "backbone.safetensors").exists() or host.given_up(folder):
+        if (folder / "result.json").exists() or host.given_up(folder):
             return
         held = Held(folder, host, World(), claim)
         with held.recording_failures(config):

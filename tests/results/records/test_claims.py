@@ -171,3 +171,11 @@ def test_who_was_thought_dead_notices_and_leaves_the_new_claim_alone(tmp_path: P
             assert second.held()
             with pytest.raises(ClaimedElsewhere):
                 Claim(tmp_path).__enter__()
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    left, kept = tmp_path / ".model.safetensors.0a1b.tmp", tmp_path / "model.safetensors"
+    left.write_bytes(b"half")
+    kept.write_bytes(b"whole")
+    with Claim(tmp_path):
+        assert not left.exists() and kept.read_bytes() == b"whole"

@@ -47,3 +47,9 @@ def test_a_backbone_that_was_replaced_is_noticed(tmp_path):
     assert not (run / "result.json").exists()
     file.write_bytes(first)
     assert study(*command, timeout=600).returncode == 0
+    record = file.with_name("result.json")
+    said = json.loads(record.read_text())["weight_digest"]
+    record.unlink()  # as a kill between the weights and their record leaves it
+    (run / "result.json").unlink()
+    assert study(*command, timeout=600).returncode == 0
+    assert json.loads(record.read_text())["weight_digest"] == said
