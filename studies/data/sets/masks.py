@@ -45,7 +45,8 @@ class MaskFolder(FileDataset):
     read here and now.
 
     Raises ValueError for a folder that is missing or empty, files without partner, or classes.txt; UnreadableImages and
-    WrongFiles (masks of another size than their image, with labels out of range, of another form) for what it read.
+    WrongFiles (masks of another size than their image, with labels out of range, of another form) for what it read;
+    ValueError too where these hold but one class beside what is ignored.
     """
 
     name = "masks"
@@ -85,6 +86,13 @@ class MaskFolder(FileDataset):
         splits: dict[str, Items] = {"train": self._train, "val": self._val}
         super().__init__(root, splits, seed=seed, workers=workers, skip_unreadable=skip_unreadable)
         self._note(self.scan(scan_limit).values())
+        seen = self._train.seen | self._val.seen
+        if seen[IGNORE] and seen[: self.num_classes].sum() == 1 < self.num_classes:
+            only = self.classes[int(seen[: self.num_classes].nonzero())]
+            raise ValueError(
+                f"the masks of {root} hold one class ({only}) and {IGNORE}, which is ignored: every model would be "
+                f"right; if {IGNORE} is a class, write its number into the masks"
+            )
 
     def read_classes(self, root: Path) -> list[str]:
         """The names of the classes in the order of their numbers."""
@@ -132,13 +140,15 @@ class _Pairs(Items):
     ):
         super().__init__(root, [pair.images for pair in pairs], seed)
         self.masks, self.classes, self.form, self.transform = [pair.masks for pair in pairs], classes, form, transform
+        self.seen = torch.zeros(IGNORE + 1, dtype=torch.bool)  # labels of the masks that were checked
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         image = read_image(self.root, self.paths[index])
         return image, self.mask(index, image.shape[-2:])
 
     def check(self, index: int) -> None:
-        self.mask(index, decode(self.root, self.paths[index], skim))
+        labels = self.mask(index, decode(self.root, self.paths[index], skim))
+        self.seen[labels.unique().long()] = True
 
     def mask(self, index: int, size: tuple[int, ...]) -> Tensor:
         """The mask of an image of `size`, height and width."""

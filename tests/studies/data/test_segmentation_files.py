@@ -161,3 +161,19 @@ def test_large_folders_are_sampled_evenly(root):
     assert set(data.scan(1)) == set()
     assert set(data.scan(2)) == {"masks/train/11.png"}
     assert set(data.scan()) == {"masks/train/11.png", "masks/val/04.png"}
+
+
+def test_binary_masks_of_0_and_255_are_refused(root):
+    """255 is ignored, so that all that is left is background: 100 % for every model."""
+    for path in root.glob("masks/*/*.png"):
+        with Image.open(path) as opened:
+            mask = np.array(opened)
+        save_mask(path, np.where(mask > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"one class \(background\) and 255, .* write its number"):
+        folder(root)
+    path = next(root.glob("masks/val/*.png"))
+    with Image.open(path) as opened:
+        mask = np.array(opened)
+    mask[:9, :9] = 1  # another class is there: nothing is lost
+    save_mask(path, mask)
+    assert folder(root).num_test == 8
