@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -70,8 +71,15 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
             drop_path_rate=config.recipe.drop_path if config.recipe else 0.0, **options,
         )  # fmt: skip
     if own:
-        vit.load_state_dict(load_file(backbone_dir(config, out) / "backbone.safetensors"))
-        _verify(vit, backbone_dir(config, out))
+        folder = backbone_dir(config, out)
+        try:
+            vit.load_state_dict(load_file(folder / "backbone.safetensors"))
+        except (SafetensorError, FileNotFoundError) as error:
+            raise BackboneFailed(
+                f"{folder / 'backbone.safetensors'} cannot be read ({error}); move {folder} away, and it is trained "
+                "again"
+            ) from None
+        _verify(vit, folder)
     return vit
 
 

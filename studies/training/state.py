@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from results.records.files import write_bytes
 
-__all__ = ["below", "load_optimizer", "optimizer_tensors", "read_state", "under", "write_state"]
+__all__ = ["below", "load_optimizer", "optimizer_tensors", "read_state", "there_is", "under", "write_state"]
+
+
+_logger = logging.getLogger(__name__)
+
+
+def there_is(path: Path) -> bool:
+    """Whether there is a state to go on from. One that is damaged (cut off, no such file) is put aside, and said."""
+    try:
+        with safe_open(path, "pt") as file:
+            json.loads((file.metadata() or {})["state"])
+        return True
+    except FileNotFoundError:
+        return False
+    except (SafetensorError, KeyError, ValueError) as error:
+        aside = path.with_suffix(".broken")
+        path.replace(aside)
+        _logger.warning("%s cannot be read (%s): it is %s now, and training begins anew", path, error, aside.name)
+        return False
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

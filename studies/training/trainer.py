@@ -30,7 +30,7 @@ from studies.config import Recipe
 from studies.data import Batch, Data
 from studies.training.distributed import ALONE, World
 from studies.training.rates import learning_rate, parameter_groups
-from studies.training.state import below, load_optimizer, optimizer_tensors, read_state, under, write_state
+from studies.training.state import below, load_optimizer, optimizer_tensors, read_state, there_is, under, write_state
 
 __all__ = ["Diverged", "Stopped", "Trainer"]
 
@@ -123,7 +123,7 @@ class Trainer:
         Raises Diverged (the last good state stays on disk), and Stopped behind a call of `stop`.
         """
         torch.manual_seed(self.seed)
-        if self.world.any(self.world.first and self.state_file.exists())[0]:
+        if self.world.any(self.world.first and there_is(self.state_file))[0]:
             self.load()
         self.world.copy_first(self._tensors().values())
         self.started = self.saved = time.monotonic()

@@ -25,7 +25,7 @@ from studies.tasks.classification import criterion
 from studies.training.rates import learning_rate, parameter_groups
 from studies.training.trainer import Diverged, Stopped, Trainer
 
-RECIPE = Recipe(epochs=2, batch_size=449, lr=1e-3, ema=0.9)  # three steps an epoch
+RECIPE = Recipe(epochs=2, batch_size=299, lr=1e-3, ema=0.9)  # three steps an epoch
 
 
 def trainer(folder, reducer="cropr", recipe=RECIPE, evaluate=None, data=None):
@@ -351,3 +351,17 @@ def test_epochs_are_evaluated_at_the_wanted_distance_and_at_the_end(tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=5, evaluate_every=2)
     lines = trainer(tmp_path, "none", recipe, evaluate=lambda model: {"top1": 0.5}).run()
     assert ["top1" in line for line in lines] == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no state"])
+def test_a_damaged_state_is_put_aside_and_training_begins_anew(tmp_path, damage, caplog):
+    first = trainer(tmp_path / "run")
+    whole = first.run()
+    data = first.state_file.read_bytes()
+    first.state_file.write_bytes(
+        {"cut": data[: len(data) // 2], "empty": b"", "no state": data[:8] + b"x" + data[9:]}[damage]
+    )
+    again = trainer(tmp_path / "run")
+    assert [line["train_loss"] for line in again.run()] == [line["train_loss"] for line in whole]
+    assert "last.safetensors cannot be read" in caplog.text and (tmp_path / "run" / "last.broken").exists()
+    assert weight_digest(again.model) == weight_digest(first.model)
