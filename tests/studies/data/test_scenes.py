@@ -123,7 +123,8 @@ def test_batches_have_the_shapes_and_types_of_the_contract():
         assert batch.images.is_contiguous() and batch.target.shape == shape and batch.patch_target.shape == (8, 64)
         assert {t.dtype for t in batch[1:]} == {torch.int64}
         assert batch.target.max() < data.num_classes
-        assert batch.images.mean().abs() < 0.5 and 0.5 < batch.images.std() < 1.5
+        # At a quarter of the photographs' contrast they vary less than the 0.25 that they are divided by.
+        assert batch.images.mean().abs() < 0.5 and 0.3 < batch.images.std() < 1.5
 
 
 @pytest.mark.parametrize("num_digits", [(1, 1), (1, 4), (3, 3)])
