@@ -30,7 +30,7 @@ from studies.tasks import TASKS
 from studies.tasks.segmentation import criterion, evaluate, predict
 from studies.training.trainer import Trainer
 
-TINY = Recipe(epochs=3, batch_size=449, lr=1e-3)
+TINY = Recipe(epochs=3, batch_size=299, lr=1e-3)
 ALL = ("cropr", "random", "tome", "evit", "dynamicvit")
 
 
