@@ -12,7 +12,7 @@ BACKBONE = Recipe(
     epochs=50, batch_size=32, lr=2e-3, min_lr=1e-6, warmup_epochs=6, warmup_shape="cosine", warmup_start=0.04
 )
 FINETUNE = Recipe(
-    epochs=12, batch_size=16, lr=5e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
+    epochs=18, batch_size=16, lr=5e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
     evaluate_every=4, epoch_offset=1000,
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ STUDY = Study(
     time="not measured since the scenes changed; about 8 minutes on 2 cores for each seed by its parts.",
     values=(
         "each seed trains its own backbone on the pixels' classes for 50 epochs; every model is then fine-tuned "
-        "on the same for 12, with the same data in the same order. Cropr and random pruning have the paper's "
+        "on the same for 18, with the same data in the same order. Cropr and random pruning have the paper's "
         "curriculum of pruning rates. The backbone's position embeddings start as sines: with learned ones it "
         "took twice the epochs, and Cropr's queries, one for each patch, did not find theirs. The factors of the "
         "learning rates of each method were chosen by `cropr-study tune segmentation` on validation scenes of "
