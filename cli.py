@@ -201,7 +201,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
-    from studies.commands.run import Options, configs_of, errors_of, execute, only_timed, prepare
+    from studies.commands.run import Options, configs_of, errors_of, only_timed, prepare
     from studies.launch.here import follows
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
@@ -221,16 +221,7 @@ def run(
             print_dry_run(configs, options)
             return
         prepare(configs, options)
-    try:
-        with usage_errors():
-            failed = execute(configs, options)
-    except KeyboardInterrupt:
-        if launcher == "slurm":
-            where = options.directory
-            typer.echo(f"the jobs go on: cropr-study status {where}; cropr-study cancel {where} ends them", err=True)
-        else:
-            typer.echo("stopped; run the same command again to continue", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    failed = executed(configs, options)
     if follows():
         return
     if failed:
@@ -240,6 +231,22 @@ def run(
     print_report([options.directory], code=FAILED)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def executed(configs: list, options: Any) -> list[str]:
+    """The ids of the runs that failed; Ctrl-C is a message and its exit code."""
+    from studies.commands.run import execute
+
+    try:
+        with usage_errors():
+            return execute(configs, options)
+    except KeyboardInterrupt:
+        if options.launcher == "slurm":
+            where = options.directory
+            typer.echo(f"the jobs go on: cropr-study status {where}; cropr-study cancel {where} ends them", err=True)
+        else:
+            typer.echo("stopped; run the same command again to continue", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -255,7 +262,7 @@ def tune(
     from dataclasses import replace
 
     from results.records.store import read_json
-    from studies.commands.run import Options, errors_of, execute, prepare
+    from studies.commands.run import Options, errors_of, prepare
     from studies.commands.tune import choose, directory, lines, trials
 
     asked = Options(**study, launcher=launcher, jobs=jobs, profile=slurm[0], slurm=slurm[1])
@@ -267,12 +274,7 @@ def tune(
             typer.echo("\n".join(config.id for config in configs))
             return
         prepare(configs, options)
-    try:
-        with usage_errors():
-            failed = execute(configs, options)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to continue", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    failed = executed(configs, options)
     if failed:
         typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
         raise typer.Exit(FAILED)

@@ -114,7 +114,7 @@ class EViTMethod(Dropping):
     span: float = option(0.0, "share of the training over which it shrinks", low=0, high=1)
 
     def own(self, epochs: int) -> tuple[Self, dict[str, Any]]:
-        """The keep rate shrinks over a third of the training, as in the first 110 of the paper's 300 epochs."""
+        """The keep rate shrinks from 1 at first, as the paper has it; a third of the training is a value of ours."""
         return (self if self.span else replace(self, span=0.33)), {}
 
     def check(self) -> None:
