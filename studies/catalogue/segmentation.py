@@ -13,7 +13,7 @@ BACKBONE = Recipe(
 )
 FINETUNE = Recipe(
     epochs=18, batch_size=16, lr=5e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
-    evaluate_every=4, epoch_offset=1000,
+    evaluate_every=2, epoch_offset=1000,
 )  # fmt: skip
 
 # A smoke run: everything happens, nothing is learnt to the end.

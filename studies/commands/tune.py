@@ -12,11 +12,12 @@ from typing import Any
 
 from cropr.method import GRID_SIZE, Method
 from results.records.store import read_result, write_json
+from results.statistics.health import MAX_POINTS
 from studies.commands.options import parse_budgets
 from studies.commands.run import Options, configs_of, recipe_of, reducers_of, study_of
 from studies.config import Recipe, RunConfig
 from studies.study import own_way
-from studies.tasks import TASKS
+from studies.tasks import TASKS, Metric
 
 __all__ = ["Trial", "choose", "directory", "lines", "trials"]
 
@@ -63,14 +64,16 @@ def _of_method(method: Method, options: Options, recipe: Recipe) -> Iterator[Tri
 
 
 def choose(tried: list[Trial], options: Options, command: str) -> Path:
-    """Write the best combination of each method, with all that were tried. Of equal ones the nearest to the recipe is
-    taken. Raises OSError, CorruptRecord."""
+    """Write the best combination of each method, with all that were tried: one that never pulls the backbone away, if
+    there is any; of equal ones the nearest to the recipe. Raises OSError, CorruptRecord."""
     out, metric = options.directory, TASKS[study_of(options).task].metrics[0]
     methods: dict[str, Any] = {}
     for method in {trial.method.name: trial.method for trial in tried}.values():
-        rows = [_row(trial, out, metric.name) for trial in tried if trial.method.name == method.name]
+        rows = [_row(trial, out, metric) for trial in tried if trial.method.name == method.name]
         sign = 1 if metric.higher_is_better else -1
-        best = max(rows, key=lambda row: (sign * row["mean"], -sum(abs(log(f)) for f in row["factors"].values())))
+        best = max(rows, key=lambda row: (
+            row["fallen"] <= MAX_POINTS, sign * row["mean"], -sum(abs(log(f)) for f in row["factors"].values())
+        ))  # fmt: skip
         methods[method.name] = {"factors": best["factors"], "mean": best["mean"], "trials": rows}
     record = read_result(out / "runs" / tried[0].runs[0].id / "result.json")
     path = out / "chosen.json"
@@ -84,19 +87,34 @@ def choose(tried: list[Trial], options: Options, command: str) -> Path:
     return path
 
 
-def _row(trial: Trial, out: Path, metric: str) -> dict[str, Any]:
-    values = [read_result(out / "runs" / run.id / "result.json")["metrics"]["final"][metric] for run in trial.runs]
+def _row(trial: Trial, out: Path, metric: Metric) -> dict[str, Any]:
+    records = [read_result(out / "runs" / run.id / "result.json") for run in trial.runs]
+    values = [record["metrics"]["final"][metric.name] for record in records]
     return {
         "factors": trial.factors, "settings": dict(trial.runs[0].own), "runs": [run.id for run in trial.runs],
-        metric: values, "mean": sum(values) / len(values),
+        metric.name: values, "mean": sum(values) / len(values),
+        "fallen": max(_fallen(record, metric) for record in records),
     }  # fmt: skip
+
+
+def _fallen(record: dict[str, Any], metric: Metric) -> float:
+    """Points by which a dense model's worst epoch was below the one before fine-tuning. What others were before is no
+    measure: their rates may still grow."""
+    epochs = (record.get("validation") or []) if record["role"] == "dense" else []
+    sign = 100 if metric.higher_is_better else -100
+    before = [epoch[metric.name] for epoch in epochs if epoch["epoch"] == 0]
+    return max((sign * (start - epoch[metric.name]) for start in before for epoch in epochs), default=0.0)
 
 
 def lines(chosen: dict[str, Any]) -> Iterator[str]:
     """A line for each method, for a reader."""
     for name, method in chosen["methods"].items():
-        told = [f"{_said(row['factors'])} {100 * row['mean']:.1f}" for row in method["trials"]]
+        told = [f"{_said(row['factors'])} {100 * row['mean']:.1f}{_pulled(row)}" for row in method["trials"]]
         yield f"{name}: {_said(method['factors'])} of {'; '.join(told)} ({chosen['metric']}, %, on validation items)"
+
+
+def _pulled(row: dict[str, Any]) -> str:
+    return f" (fell by {row['fallen']:.1f} at first)" if row["fallen"] > MAX_POINTS else ""
 
 
 def _said(factors: dict[str, float]) -> str:

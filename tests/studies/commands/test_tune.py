@@ -69,14 +69,15 @@ def test_the_best_is_chosen_and_of_equals_the_nearest_to_the_recipe(tmp_path):
     options = Options(reducers="random", out=tmp_path, seeds=2)
     tried = trials(options)
 
-    def chosen(*scores):
-        for trial, score in zip(tried, scores, strict=True):
+    def chosen(*scores, fallen=(0, 0, 0, 0), role="dense"):
+        for trial, score, points in zip(tried, scores, fallen, strict=True):
+            epochs = [{"epoch": 0, "top1": 0.6}, {"epoch": 1, "top1": 0.6 - points / 100}, {"epoch": 2, "top1": 0.7}]
             for run, value in zip(trial.runs, score, strict=True):
                 write_json(tmp_path / "runs" / run.id / "result.json", {
                     "schema": 1, "id": run.id, "status": "done", "variant": run.variant, "label": "", "num_items": 9,
-                    "seed": 0, "macs_g": {},
+                    "seed": 0, "macs_g": {}, "role": role,
                     "task": "classification", "dataset": "scenes", "backbone": "", "reducer": run.reducer,
-                    "metrics": {"final": {"top1": value}}, "provenance": {},
+                    "metrics": {"final": {"top1": value}}, "provenance": {}, "validation": epochs,
                 })  # fmt: skip
         return factors_in(choose(tried, options, "tune"))["random"]["lr"]
 
@@ -85,6 +86,10 @@ def test_the_best_is_chosen_and_of_equals_the_nearest_to_the_recipe(tmp_path):
             (tmp_path / "runs" / run.id).mkdir(parents=True)
     assert chosen((0.9, 0.1), (0.5, 0.5), (0.6, 0.5), (0.2, 0.3)) == 2.0  # by the mean over seeds
     assert chosen((0.5, 0.5), (0.5, 0.5), (0.5, 0.5), (0.5, 0.5)) == 1.0
+    held = ((0.4, 0.4), (0.5, 0.5), (0.6, 0.5), (0.2, 0.3))
+    assert chosen(*held, fallen=(0.9, 1.1, 3, 4)) == 0.5  # the best of those that keep the backbone where it was
+    assert chosen(*held, fallen=(2, 1.1, 3, 4)) == 2.0  # there is none: the best of all
+    assert chosen(*held, fallen=(0.9, 1.1, 3, 4), role="method") == 2.0  # whose rate may grow meanwhile
 
 
 def test_protocols():
