@@ -1,4 +1,4 @@
-"""What one run is: frozen dataclasses whose content names the run. Standard library only."""
+"""What one run is: frozen dataclasses whose content names the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from cropr.nearest import nearest
 from cropr.option import Option, option, options_of
+from results.records.schema import read
 
-__all__ = ["Recipe", "RunConfig", "from_dict", "replace_key", "settings"]
+__all__ = ["Recipe", "RunConfig", "read_config", "replace_key", "settings"]
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,9 @@ class RunConfig:
         return dataclasses.asdict(self)
 
 
-def from_dict(content: dict[str, Any]) -> RunConfig:
-    """The RunConfig that `to_dict` wrote."""
-    content = dict(content)
-    for key in ("recipe", "backbone_recipe"):
-        if content[key] is not None:
-            content[key] = Recipe(**{**content[key], "betas": tuple(content[key]["betas"])})
-    return RunConfig(**content | {"own": tuple((key, value) for key, value in content.get("own", ()))})
+def read_config(path: Path) -> RunConfig:
+    """The RunConfig that `to_dict` wrote as JSON. Raises FileNotFoundError, CorruptRecord."""
+    return read(path, RunConfig)
 
 
 @cache

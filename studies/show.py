@@ -21,8 +21,8 @@ from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
 from results.figures.pictures import Row
-from results.records.store import load_records, read_json
-from studies.config import from_dict
+from results.records.store import load_records
+from studies.config import read_config
 from studies.data import IGNORE_INDEX
 from studies.data.datasets import create_dataset
 from studies.data.loading import rgb
@@ -117,7 +117,7 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
         if run not in records:
             raise ValueError(nearest("finished run", run, records))
     chosen = list(runs or default_runs(records))
-    data = create_dataset(from_dict(read_json(directory / "runs" / chosen[0] / "config.json")))
+    data = create_dataset(read_config(directory / "runs" / chosen[0] / "config.json"))
     for item in items:
         if not 0 <= item < data.num_test:
             raise ValueError(f"item {item} is outside the test split, 0 to {data.num_test - 1}")

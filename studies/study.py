@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cropr.method import Method
-from results.records.store import SCHEMA, Claim, read_json, write_json
+from results.records.schema import SCHEMA, read
+from results.records.schema import Study as StudyFile
+from results.records.store import Claim, write_json
 from studies.catalogue import studies
-from studies.config import Recipe, RunConfig, from_dict
+from studies.config import Recipe, RunConfig, read_config
 from studies.models.checkpoints import digest
 from studies.models.methods import parse_one, reference
 from studies.tasks import TASKS
@@ -123,7 +125,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
     if not (out / "study.json").exists():
         write_json(out / "study.json", identity)
         return
-    there = read_json(out / "study.json")
+    there = read(out / "study.json", StudyFile)
     if differing := [key for key in identity if there.get(key) != identity[key]]:
         key = differing[0]
         raise ValueError(
@@ -144,14 +146,14 @@ def timed_together(configs: list[RunConfig], out: Path) -> tuple[list[RunConfig]
         if path.parent.name in own:
             continue
         try:
-            config = from_dict(read_json(path))
+            config = read_config(path)
             if any(getattr(config, key) != getattr(first, key) for key in ("backbone", "device", "quick")):
                 continue
             if config.id != path.parent.name:
                 raise ValueError("made by another version")
             parse_one(config.reducer, TASKS[config.task].dense, load=False)
             found.setdefault(config.variant, config)
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (ValueError, OSError) as error:
             left_out.append(f"{path.parent.name}: {error}")
     return list(found.values()), left_out
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from results.records.files import CorruptRecord, read_json
+from results.records.files import CorruptRecord
+from results.records.schema import ClaimFile, read
 
 __all__ = ["STALE_AFTER_S", "Claim", "ClaimedElsewhere", "Holder", "IsGone", "holder"]
 
@@ -137,12 +138,12 @@ def _create(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> Holder:
-    """The owner in a claim file; empty where its creator is between creating and writing it, or was killed there."""
+    """The owner in a claim file; empty where its creator is between creating and writing it, or was killed there, or
+    where another hand wrote it: then its heartbeat alone counts."""
     try:
-        content = read_json(path)
+        return Holder(read(path, ClaimFile))
     except CorruptRecord:
-        content = {}
-    return Holder(content if isinstance(content, dict) else {})
+        return Holder()
 
 
 def _live(path: Path, is_gone: IsGone | None, stale_after_s: float, job_id: str | None) -> Holder | None:

@@ -2,11 +2,21 @@
 
 import json
 import os
+import stat
 import uuid
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CorruptRecord", "append_line", "read_json", "read_lines", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "CorruptRecord",
+    "Unreadable",
+    "append_line",
+    "read_json",
+    "read_lines",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 class CorruptRecord(ValueError):
@@ -15,6 +25,11 @@ class CorruptRecord(ValueError):
     def __init__(self, path: Path | str, reason: object):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = Path(path), str(reason)
+
+
+class Unreadable(CorruptRecord):
+    """A file that is there and cannot be read now: no permission, no regular file, a network that is away. What it
+    holds may be whole."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -48,12 +63,11 @@ def write_json(path: Path, obj: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """The value in `path`. Raises CorruptRecord where it is no complete JSON, FileNotFoundError where it is absent."""
-    with open(path, "rb") as file:
-        data = file.read()
+    data = _content(path)
     try:
         return json.loads(data)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise CorruptRecord(path, f"not complete JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise CorruptRecord(path, f"not complete JSON ({error})") from None
 
 
 def append_line(path: Path, obj: Any) -> None:
@@ -67,6 +81,22 @@ def append_line(path: Path, obj: Any) -> None:
         file.write(line)
 
 
+def _content(path: Path | str) -> bytes:
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable(path, "no regular file")
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a directory, a link to itself, no permission
+        raise Unreadable(path, error.strerror or error) from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+
+
 def read_lines(path: Path) -> list[Any]:
     """The values of a log written by `append_line`, without a torn last line; empty where the file is absent.
 
@@ -74,10 +104,10 @@ def read_lines(path: Path) -> list[Any]:
         CorruptRecord: a line before the last one is no JSON.
     """
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+        lines = _content(path).split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
     except FileNotFoundError:
         return []
     try:
         return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise CorruptRecord(path, f"a line is no JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptRecord(path, f"a line is no JSON ({error})") from None

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from results.records.store import CorruptRecord, Records, read_lines
+from results.records.schema import Epoch, read_log
+from results.records.store import CorruptRecord, Records
 
 __all__ = ["PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
 
@@ -177,10 +178,10 @@ def _train_loss(study: Records, run: str, record: dict[str, Any]) -> list[float]
     if not run or record.get("train_loss"):
         return record.get("train_loss")
     try:
-        lines = read_lines(study.directory / "runs" / run / "log.jsonl")
+        lines = read_log(study.directory / "runs" / run / "log.jsonl", Epoch)
     except CorruptRecord:
         return None
-    return [line["train_loss"] for line in lines if "train_loss" in line] or None
+    return [line["train_loss"] for line in lines] or None
 
 
 def _settled(losses: list[float] | None, record: dict[str, Any]) -> list[float] | None:

@@ -5,10 +5,9 @@
     DIR/speed/<id>/result.json  one timing of all variants, with failure.json and claim.json as above
     DIR/report/                 made from the others, by results.pages.report
 
-`result.json` exists only when complete. Standard library only, but for `read_predictions`.
+`result.json` exists only when complete. What is read passes schema.py.
 """
 
-import json
 import os
 import socket
 import time
@@ -19,21 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from results.records.claims import STALE_AFTER_S, Claim, ClaimedElsewhere, IsGone, holder
-from results.records.files import CorruptRecord, append_line, read_json, read_lines, write_bytes, write_json, write_text
+from results.records.files import (
+    CorruptRecord,
+    Unreadable,
+    append_line,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from results.records.schema import SCHEMA, Failure, Finished, Result, Study, Timing, check, read
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "SCHEMA", "STALE_AFTER_S", "Claim", "ClaimedElsewhere", "CorruptRecord", "Records", "RunStatus", "State",
-    "append_line", "check_study", "holder", "last_error", "load_records", "read_json", "read_lines",
-    "read_predictions", "read_result", "run_status", "write_bytes", "write_failure", "write_json", "write_text",
+    "Unreadable", "append_line", "check_study", "holder", "last_error", "load_records", "read_predictions",
+    "read_result", "run_status", "write_bytes", "write_failure", "write_json", "write_text",
 ]  # fmt: skip
 
-SCHEMA = 1
 State = Literal["done", "unreachable", "failed", "running", "pending"]
-
-_TEXTS = ("status", "task", "dataset", "backbone", "reducer", "variant", "label")
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,12 @@ def read_result(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: not finished.
-        CorruptRecord: cut off, written by another schema, or without what every result has.
+        CorruptRecord: cut off, written by another schema, or not what every result is.
     """
     result = read_json(path)
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        found = result.get("schema") if isinstance(result, dict) else type(result).__name__
-        raise CorruptRecord(path, f"schema {found!r} found, {SCHEMA} expected")
-    if missing := [key for key, kind in _wanted(result).items() if not isinstance(result.get(key), kind)]:
-        raise CorruptRecord(path, f"without {', '.join(missing)}, or of another kind")
-    return result
+    said = result if isinstance(result, dict) else {}
+    kind: Any = Timing if "variants" in said else Finished if said.get("status") == "done" else Result
+    return check(path, result, kind)
 
 
 def read_predictions(run_dir: Path | str) -> "dict[str, np.ndarray]":
@@ -110,7 +112,7 @@ def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any], w
 def last_error(run_dir: Path) -> str:
     """The last line of the error in failure.json. Raises FileNotFoundError where there is none."""
     try:
-        return _last_line(read_json(run_dir / "failure.json"))
+        return _last_line(read(run_dir / "failure.json", Failure))
     except CorruptRecord as error:
         return str(error)
 
@@ -141,7 +143,7 @@ def load_records(directory: Path) -> Records:
     check_study(directory)
     records = Records(directory)
     try:
-        records.study = read_json(directory / "study.json")
+        records.study = dict(read(directory / "study.json", Study))
     except CorruptRecord as error:
         records.broken.append(error)
     except FileNotFoundError:
@@ -151,14 +153,6 @@ def load_records(directory: Path) -> Records:
     for name, result in _results(records, directory / "speed", report_unfinished=False):
         records.speeds[name] = result
     return records
-
-
-def _wanted(result: dict[str, Any]) -> dict[str, type]:
-    """What a result must hold for the report to read it."""
-    if "variants" in result:
-        return {"variants": list}
-    wanted = dict.fromkeys(_TEXTS, str) | {"seed": int, "provenance": dict}
-    return wanted | {"metrics": dict, "macs_g": dict} if result.get("status") == "done" else wanted
 
 
 def _results(records: Records, folder: Path, report_unfinished: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -196,10 +190,8 @@ def _unfinished_status(run_dir: Path, is_gone: IsGone | None = None, stale_after
         return RunStatus("pending")
 
 
-def _last_line(failure: Any) -> str:
+def _last_line(failure: Failure) -> str:
     """`ValueError: the last line of its message`, as the end of a traceback shows it."""
-    if not isinstance(failure, dict):
-        return json.dumps(failure)
     message = str(failure.get("message", "")).strip().splitlines()
     said = f"{failure.get('type', 'error')}: {message[-1]}" if message else str(failure.get("type", "error"))
     return f"{failure['where']}: {said}" if failure.get("where") else said

@@ -195,10 +195,15 @@ def differences(
 
 def _read(run_dir: str, values: Callable[[dict[str, np.ndarray]], np.ndarray]) -> tuple[np.ndarray, ...]:
     """Items in ascending order, their clusters, and their `values`: arrays [I], [I], [I, ...]."""
-    arrays = read_predictions(run_dir)
-    item, cluster, value = arrays["item"], arrays["cluster"], values(arrays)
+    arrays, path = read_predictions(run_dir), f"{run_dir}/predictions.npz"
+    try:
+        item, cluster, value = arrays["item"], arrays["cluster"], values(arrays)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptRecord(path, f"without what this task's predictions are ({error})") from None
+    if any(array.dtype.kind not in "iub" for array in (item, cluster, value)) or item.ndim != 1 or cluster.ndim != 1:
+        raise CorruptRecord(path, "item, cluster or values are no integers, or of other dimensions")
     if len(item) == 0 or not len(item) == len(cluster) == len(value):
-        raise CorruptRecord(f"{run_dir}/predictions.npz", "empty, or arrays of different lengths")
+        raise CorruptRecord(path, "empty, or arrays of different lengths")
     if (item[1:] > item[:-1]).all():
         return item, cluster, value
     order = np.argsort(item, kind="stable")

@@ -4,13 +4,27 @@ and where."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from results.records.files import read_json
+from typing_extensions import TypedDict
+
+from results.records.files import CorruptRecord
+from results.records.schema import read
 
 __all__ = ["Factors", "factors_in", "shipped"]
 
 Factors = dict[str, dict[str, float]]  # method -> setting -> factor of the recipe's value
+
+
+class Chosen(TypedDict):
+    """What was chosen for a method."""
+
+    factors: dict[str, float]
+
+
+class ChosenFile(TypedDict):
+    """A file that `tune` wrote."""
+
+    methods: dict[str, Chosen]
 
 
 def shipped(study: str) -> Path | None:
@@ -20,12 +34,8 @@ def shipped(study: str) -> Path | None:
 
 
 def factors_in(path: Path) -> Factors:
-    """What a file says. Raises ValueError for one that `tune` did not write, OSError."""
+    """What a file says. Raises ValueError for one that `tune` did not write, FileNotFoundError."""
     try:
-        content: Any = read_json(path)
-        return {
-            method: {str(key): float(value) for key, value in chosen["factors"].items()}
-            for method, chosen in content["methods"].items()
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no file that `cropr-study tune` wrote: {error!r}") from None
+        return {method: chosen["factors"] for method, chosen in read(path, ChosenFile)["methods"].items()}
+    except CorruptRecord as error:
+        raise ValueError(f"{path} is no file that `cropr-study tune` wrote: {error.reason}") from None

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cropr.nearest import one_of
-from results.records.store import SCHEMA, Claim, read_json, read_result, write_json
+from results.records.schema import SCHEMA, Study, read
+from results.records.store import Claim, read_result, write_json
 from studies.commands.options import parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
 from studies.tasks import TASKS
@@ -107,7 +108,7 @@ def _identify(options: Bench) -> None:
     if not (options.out / "study.json").exists():
         write_json(options.out / "study.json", {"schema": SCHEMA, **_study(options), "data_fingerprint": "none"})
         return
-    there = read_json(options.out / "study.json")
+    there = read(options.out / "study.json", Study)
     for key, value in _study(options).items():
         if there.get(key) != value:
             raise ValueError(f"{options.out} holds records of {there.get(key)}, not {value}; give another --out")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cropr.nearest import nearest
-from results.records.store import CorruptRecord, check_study, last_error, read_json
-from studies.config import RunConfig, from_dict
+from results.records.schema import Failure, read
+from results.records.store import CorruptRecord, check_study, last_error, read_result
+from studies.config import RunConfig, read_config
 from studies.launch import squeue, submissions
 from studies.launch.pending import pending
 from studies.launch.profile import Resources, resources
@@ -66,10 +67,9 @@ def estimate(configs: list[RunConfig], out: Path, jobs: int, wanted: Resources) 
 
 def _train_seconds(out: Path, config: RunConfig) -> float | None:
     try:
-        record = read_json(out / "runs" / config.id / "result.json")
+        return read_result(out / "runs" / config.id / "result.json").get("train_seconds")
     except (FileNotFoundError, CorruptRecord):
         return None
-    return record.get("train_seconds") if isinstance(record, dict) else None
 
 
 def submitted_lines(done: Any, out: Path) -> list[str]:
@@ -93,7 +93,7 @@ def retry(out: Path, options: dict[str, Any], profile: str | None) -> Any:
     rows = survey(out)
     failed = [row.id for row in rows if row.state == "failed" and not row.id.startswith(("backbones/", "speed/"))]
     again = resources(profile, {**(log[-1].resources if profile is None else {}), **options})
-    return submit([from_dict(read_json(out / "runs" / name / "config.json")) for name in failed], out, again)
+    return submit([read_config(out / "runs" / name / "config.json") for name in failed], out, again)
 
 
 def cancel(out: Path) -> str:
@@ -120,7 +120,7 @@ def log_text(out: Path, run: str) -> str:
     item = found[0] if "/" in found[0] else f"runs/{found[0]}"
     texts = []
     if (out / item / "failure.json").exists():
-        failure = read_json(out / item / "failure.json")
+        failure = read(out / item / "failure.json", Failure)
         texts.append(f"==> {out / item / 'failure.json'}\n{failure.get('traceback') or last_error(out / item)}")
     if item in newest:
         for path in submissions.log_files(out, *newest[item]):

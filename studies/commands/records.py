@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from studies.commands.options import resolve_device
 
+if TYPE_CHECKING:
+    from cropr.vit import ReducedViT
+    from studies.data import Data
+
 __all__ = ["evaluate", "write_agreement", "write_report"]
+
+DTYPES = ("bfloat16", "float16")  # of weights that autocast takes beside those in float32
 
 
 def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
@@ -39,6 +45,8 @@ def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:
 
 def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
     """Metrics of a saved model on the test split. Raises ValueError, OSError."""
+    import torch
+
     from studies.config import RunConfig
     from studies.data.datasets import create_dataset
     from studies.models.deploy import info, load
@@ -46,8 +54,22 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
     from studies.tasks import load_task
 
     saved, where = info(model), resolve_device(device)
+    if saved["dtype"] not in (*DTYPES, "float32"):
+        raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
     name = "segmentation" if saved.get("fusion") else "classification"
     config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)
     items, reduced, task = create_dataset(config), load(model), load_task(name)
-    scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where)
+    _check_fits(reduced, items, model)
+    amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])
+    scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where, amp)
     return scores.metrics | {"num_items": len(scores.predictions["item"])}
+
+
+def _check_fits(model: ReducedViT, data: Data, path: Path) -> None:
+    """Raise ValueError where `model` names other classes than `data` has, or takes images of another size."""
+    if model.vit.num_classes != data.num_classes:
+        raise ValueError(f"{path} names {model.vit.num_classes} classes, and the data set has {data.num_classes}")
+    size = model.img_size or model.vit.patch_embed.img_size
+    sides = set(size) if isinstance(size, tuple) else {size}
+    if sides != {data.image_size}:
+        raise ValueError(f"{path} takes images of {size} px, and those of the data set are {data.image_size} px")

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from results.records.store import Claim, ClaimedElsewhere, read_json, write_failure
-from studies.config import RunConfig, from_dict
+from results.records.store import Claim, ClaimedElsewhere, write_failure
+from studies.config import RunConfig, read_config
 from studies.runs.signals import Signals
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Job:
             raise
 
     def _config(self, name: str) -> RunConfig:
-        return from_dict(read_json(Path(self.out) / "runs" / name / "config.json"))
+        return read_config(Path(self.out) / "runs" / name / "config.json")
 
 
 def _done(name: str, work: Callable[[], None], signals: Signals) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from results.records.store import read_json
+from results.records.store import read_result
 
 __all__ = ["Lines"]
 
@@ -45,7 +44,7 @@ def _left(seconds: float, done: int, open_: int) -> str:
 
 
 def _outcome(folder: Path) -> str:
-    record: dict[str, Any] = read_json(folder / "result.json")
+    record = read_result(folder / "result.json")
     name = f"{record.get('variant', folder.name)}, seed {record.get('seed')}"
     if record.get("status") != "done":
         return f"{name}: {record.get('status')}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from results.records.store import CorruptRecord, read_json, read_lines, read_result, write_json
-from studies.config import RunConfig
+from results.records.schema import Epoch, read_log
+from results.records.store import CorruptRecord, Unreadable, read_result, write_json
+from studies.config import RunConfig, read_config
 from studies.models.given import keep_copies
 
 __all__ = ["Pending", "epochs_done", "failed", "is_finished", "pending", "write_configs"]
@@ -53,6 +54,8 @@ def is_finished(folder: Path) -> bool:
         return True
     except FileNotFoundError:
         return False
+    except Unreadable:  # it may be whole: another time, or another user, will see
+        raise
     except CorruptRecord:
         (folder / "result.json").replace(folder / "result.broken.json")
         return False
@@ -63,16 +66,16 @@ def write_configs(configs: list[RunConfig], out: Path) -> None:
     already has the same. Raises ValueError where such a method was not given."""
     keep_copies((config.reducer for config in configs), out)
     for config in configs:
-        folder, content = out / "runs" / config.id, config.to_dict()
+        folder = out / "runs" / config.id
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            if read_json(folder / "config.json") == content:
+            if read_config(folder / "config.json") == config:
                 continue
         except (FileNotFoundError, CorruptRecord):
             pass
-        write_json(folder / "config.json", content)
+        write_json(folder / "config.json", config.to_dict())
 
 
 def epochs_done(folder: Path) -> int:
     """Epochs that a run or a backbone has behind it."""
-    return max((line["epoch"] for line in read_lines(folder / "log.jsonl")), default=0)
+    return max((line["epoch"] for line in read_log(folder / "log.jsonl", Epoch)), default=0)

@@ -1,4 +1,4 @@
-"""The state of every run of a study: by its records, then by squeue, then by its log. Standard library only."""
+"""The state of every run of a study: by its records, then by squeue, then by its log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.records.store import read_lines, run_status
+from results.records.schema import Epoch, read_log
+from results.records.store import run_status
 from studies.launch import squeue, submissions
 from studies.launch.submissions import Submission
 
@@ -129,7 +130,7 @@ def _unfinished(
 
 
 def _epochs(folder: Path) -> dict[str, Any]:
-    lines = read_lines(folder / "log.jsonl")
+    lines = read_log(folder / "log.jsonl", Epoch)
     if not lines:
         return {}
     last = lines[-1]

@@ -1,5 +1,5 @@
 """What was submitted: DIR/slurm/submissions.jsonl, one line an array, so that any login node knows which job has which
-run. The folder of a submission (submitit's files and the logs) is DIR/slurm/<time>-<kind>/. Standard library only."""
+run. The folder of a submission (submitit's files and the logs) is DIR/slurm/<time>-<kind>/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from results.records.store import append_line, read_lines
+from results.records.schema import read_log
+from results.records.store import append_line
 
 __all__ = ["LOG", "Submission", "append", "log_files", "newest", "read"]
 
@@ -37,7 +38,7 @@ def append(out: Path, submission: Submission) -> None:
 
 def read(out: Path) -> list[Submission]:
     """All submissions, oldest first. Raises CorruptRecord."""
-    return [Submission(**line) for line in read_lines(out / LOG)]
+    return read_log(out / LOG, Submission)
 
 
 def newest(submissions: Iterable[Submission]) -> dict[str, tuple[str, Submission]]:

@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from safetensors import SafetensorError
 from timm.layers import DropPath
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from cropr.dense import DenseViT
 from cropr.nearest import did_you_mean, nearest
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
 from results.records.files import read_json, write_bytes, write_json
+from results.records.schema import check
 from studies.models.backbones import create_backbone, is_checkpoint
 from studies.models.methods import known
 
@@ -30,7 +33,33 @@ __all__ = ["info", "load", "save"]
 FORMAT = "cropr-study model 2"
 PACKAGES = ("torch", "timm", "safetensors")
 PLAIN = (bool, int, float, str, type(None))  # values of a reducer's arguments
+DAMAGES = (  # what models and reducers raise when they are made of what does not fit
+    SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError, IndexError, ArithmeticError,
+)  # fmt: skip
 SWITCHES = ("training", "grad_checkpointing", "fused_attn")  # of modules, that make no other model
+
+
+class Placed(TypedDict):
+    """A reducer in it; what else it holds are its arguments."""
+
+    block: int
+    kind: str
+    method: str
+
+
+class Description(TypedDict):
+    """NAME.json."""
+
+    format: str
+    backbone: str
+    options: dict[str, Any]
+    img_size: int | list[int] | None
+    llf: bool
+    dtype: str
+    reducers: list[Placed]
+    data_config: dict[str, Any] | None
+    sha256: str
+    fusion: NotRequired[str | None]
 
 
 def save(model: ReducedViT, path: Path, *, backbone: str, data_config: dict[str, Any] | None) -> Path:
@@ -76,7 +105,6 @@ def load(path: Path) -> ReducedViT:
 
     Raises ValueError: missing, cut off, not of this kind, or two files that do not belong together.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     description, weights = info(path), _beside(_stem(path), ".safetensors")
@@ -89,8 +117,11 @@ def load(path: Path) -> ReducedViT:
         state = from_bytes(data)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here and replaced must not move the caller's
             model = _rebuild(description)
+        kinds = {str(value.dtype).removeprefix("torch.") for value in state.values() if value.is_floating_point()}
+        if kinds != {description["dtype"]}:
+            raise TypeError(f"dtype {description['dtype']} said, {', '.join(sorted(kinds))} found")
         model.load_state_dict(state, assign=True)
-    except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGES as error:
         raise ValueError(f"{weights.stem}.json does not describe its weights ({error!r})") from error
     return model.requires_grad_(False).eval()
 
@@ -105,9 +136,7 @@ def info(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
         raise ValueError(f"{file} is not a saved model: format {found!r} found, {FORMAT!r} expected")
-    wanted = ("backbone", "options", "img_size", "llf", "dtype", "reducers", "data_config", "sha256")
-    if missing := [key for key in wanted if key not in description]:
-        raise ValueError(f"{file} has no {', '.join(missing)}")
+    check(file, description, Description)
     return description
 
 

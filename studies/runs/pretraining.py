@@ -16,7 +16,8 @@ from torch import nn
 
 from cropr.dense import DenseViT
 from cropr.vit import ReducedViT
-from results.records.store import SCHEMA, ClaimedElsewhere, last_error, read_json, write_bytes, write_json
+from results.records.schema import SCHEMA, BackboneResult, read
+from results.records.store import ClaimedElsewhere, last_error, write_bytes, write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
@@ -85,7 +86,7 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
 
 def _verify(vit: nn.Module, folder: Path) -> None:
     """Raise BackboneFailed unless `vit` is what the record in `folder` says."""
-    said, found = read_json(folder / "result.json")["weight_digest"], weight_digest(vit)
+    said, found = read(folder / "result.json", BackboneResult)["weight_digest"], weight_digest(vit)
     if said != found:
         raise BackboneFailed(
             f"{folder / 'backbone.safetensors'} holds other weights than its record says: {found[:8]}, not {said[:8]}; "

@@ -14,11 +14,8 @@ from cropr.macs import count, dense_macs
 from cropr.method import Method, Training
 from cropr.objective import Objective
 from cropr.vit import ReducedViT
-from results.records.store import (
-    SCHEMA,
-    write_bytes,
-    write_json,
-)
+from results.records.schema import SCHEMA
+from results.records.store import write_bytes, write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
