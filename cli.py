@@ -5,7 +5,9 @@ Nothing heavy is imported until a command runs.
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -543,6 +545,8 @@ def list_names(
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: file names may be no UTF-8
     app()
 
 

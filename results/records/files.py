@@ -11,6 +11,7 @@ __all__ = [
     "CorruptRecord",
     "Unreadable",
     "append_line",
+    "read_bytes",
     "read_json",
     "read_lines",
     "write_bytes",
@@ -63,9 +64,9 @@ def write_json(path: Path, obj: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """The value in `path`. Raises CorruptRecord where it is no complete JSON, FileNotFoundError where it is absent."""
-    data = _content(path)
+    data = read_bytes(path)
     try:
-        return json.loads(data)
+        return _value(data)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise CorruptRecord(path, f"not complete JSON ({error})") from None
 
@@ -81,7 +82,15 @@ def append_line(path: Path, obj: Any) -> None:
         file.write(line)
 
 
-def _content(path: Path | str) -> bytes:
+def _value(data: bytes) -> Any:
+    value = json.loads(data)
+    if rb"\ud" in data.lower():  # halves of a pair, which no text can hold, would fail wherever they are printed
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """What a regular file holds. Raises FileNotFoundError, Unreadable."""
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -104,10 +113,10 @@ def read_lines(path: Path) -> list[Any]:
         CorruptRecord: a line before the last one is no JSON.
     """
     try:
-        lines = _content(path).split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+        lines = read_bytes(path).split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
     except FileNotFoundError:
         return []
     try:
-        return [json.loads(line) for line in lines]
+        return [_value(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(path, f"a line is no JSON ({error})") from None

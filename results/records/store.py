@@ -22,6 +22,7 @@ from results.records.files import (
     CorruptRecord,
     Unreadable,
     append_line,
+    read_bytes,
     read_json,
     write_bytes,
     write_json,
@@ -77,13 +78,14 @@ def read_result(path: Path | str) -> dict[str, Any]:
 
 def read_predictions(run_dir: Path | str) -> "dict[str, np.ndarray]":
     """The arrays of predictions.npz. Raises FileNotFoundError; CorruptRecord where it is cut off or holds objects."""
+    import io
     import zipfile
 
     import numpy as np
 
     path = f"{run_dir}/predictions.npz"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load(path) may leave it open
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, ValueError, EOFError, TypeError) as error:  # TypeError: a bare .npy array
         raise CorruptRecord(path, f"not a complete npz file ({error})") from error
@@ -98,15 +100,20 @@ def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any], w
             "schema": SCHEMA,
             "id": run_dir.name,
             "type": type(error).__name__,
-            "message": str(error),
+            "message": _printable(str(error)),
             "where": where,
-            "traceback": "".join(traceback.format_exception(error)),
+            "traceback": _printable("".join(traceback.format_exception(error))),
             "config": config,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     )
+
+
+def _printable(text: str) -> str:
+    """Without the bytes of file names that are no UTF-8, which Python keeps as halves of pairs."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def last_error(run_dir: Path) -> str:

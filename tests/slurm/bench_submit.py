@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "results"), str(Path(__file__).parents[2])]
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from slurm_cluster import Cluster, wait_until  # noqa: E402
 from synthetic_records import run_record, write_study  # noqa: E402

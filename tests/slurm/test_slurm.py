@@ -18,9 +18,10 @@ from slurm_cluster import Cluster, kill, wait_until
 from typer.testing import CliRunner
 
 from cli import app
-from results.records.store import read_json, read_lines, read_result
+from results.records.files import read_json, read_lines
+from results.records.store import read_result
 from studies.commands.new_method import new_method
-from studies.config import from_dict
+from studies.config import read_config
 from studies.launch import submissions
 from studies.launch.progress import going_on, survey
 from studies.models.backbones import create_backbone
@@ -177,7 +178,7 @@ def test_what_is_stopped_or_killed_continues_to_the_same_bits(cluster: Cluster) 
 
     reference = cluster.directory()
     for name in names:
-        execute(from_dict(read_json(out / "runs" / name / "config.json")), reference)
+        execute(read_config(out / "runs" / name / "config.json"), reference)
     assert outcome(reference) == outcome(out)
 
 

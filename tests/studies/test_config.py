@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from command_line import study
 
+from results.records.store import write_json
 from studies.catalogue import studies
 from studies.catalogue.recipes import RECIPES
 from studies.commands.options import parse_budgets
-from studies.config import Recipe, from_dict, replace_key, settings
+from studies.config import Recipe, RunConfig, read_config, replace_key, settings
 
 ALL = [(key, text) for key, setting in settings().items() for text in setting.bad_texts()]
 
@@ -47,14 +48,22 @@ def test_common_spellings():
     assert replace_key(Recipe(), "augment", "rand-m9-mstd0.5-inc1").augment == "rand-m9-mstd0.5-inc1"
 
 
-def test_values_of_code_and_records_are_checked_too():
+def test_values_of_code_and_records_are_checked_too(tmp_path):
     with pytest.raises(ValueError, match="setting lr cannot be 'nan'"):
         Recipe(lr=float("nan"))
     with pytest.raises(ValueError, match="setting epochs cannot be '3.5'"):
         dataclasses.replace(Recipe(), epochs=3.5)
-    content = {"recipe": {**dataclasses.asdict(Recipe()), "epochs": -2, "betas": [0.9, 0.98]}, "backbone_recipe": None}
-    with pytest.raises(ValueError, match="epochs cannot be '-2'"):
-        from_dict(content)
+    path = tmp_path / "config.json"
+    whole = RunConfig("s", "classification", "scenes", "scenes_vit", "evit", 1, 0.5, 0, Recipe(), own=(("lr", 0.1),))
+    write_json(path, whole.to_dict())
+    assert read_config(path) == whole
+    for change, said in (
+        ({"recipe": {**dataclasses.asdict(Recipe()), "epochs": -2}}, "recipe: setting epochs cannot be '-2'"),
+        ({"recipe": [3]}, "recipe"), ({"seed": "x"}, "seed: should be a valid integer"), ({"split": "all"}, "split"),
+    ):  # fmt: skip
+        write_json(path, whole.to_dict() | change)
+        with pytest.raises(ValueError, match=f"{path}: {said}"):
+            read_config(path)
 
 
 def test_published_recipes_and_those_of_studies_are_within_their_ranges():

@@ -1,6 +1,6 @@
 """Time of the whole report of 10,000 records in a fresh process, imports included: issue 2 asks for less than 15 s.
 
-    python tests/results/bench_report.py [--keep DIR]
+    python tests/results/pages/bench_report.py [--keep DIR]
 
 1 dense model and 50 methods at 20 budgets, 10 seeds, 2,250 test items each: 24,500 pairs of methods.
 """
@@ -12,9 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from synthetic_records import write_study
-
 ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from synthetic_records import write_study  # noqa: E402
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from train_together import first_steps, runs
 
-from results.records.store import read_lines, read_predictions, read_result
+from results.records.files import read_lines
+from results.records.store import read_predictions, read_result
 from studies.models.backbones import create_backbone
 from studies.runs.run import execute
 from studies.training.distributed import ALONE, World
