@@ -199,7 +199,8 @@ def test_losses_of_older_records_are_those_of_their_log(study):
     assert build([study]).health.unchecked == ("loss above its start (no loss of two epochs)",)
     for path in results(study):
         last = 0.9 if path.parent.name == "cropr-0.8-s0" else 0.1
-        lines = [json.dumps({"epoch": epoch, "train_loss": loss}) for epoch, loss in ((1, 0.8), (2, last))]
+        common = {"epochs": 2, "train_seconds": 1.0}
+        lines = [json.dumps({"epoch": e, "train_loss": loss, **common}) for e, loss in ((1, 0.8), (2, last))]
         (path.parent / "log.jsonl").write_text("\n".join(lines) + "\n")
     (finding,) = (health := build([study]).health).findings
     assert finding.variants == ("Cropr at 0.8",) and "0.8 → 0.9" in finding.seen and not health.unchecked

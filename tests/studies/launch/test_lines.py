@@ -3,14 +3,12 @@
 import re
 
 from command_line import TINY, study
+from synthetic_records import run_record
 
 from results.records.store import write_json
 from studies.launch.lines import Lines
 
-RECORD = {
-    "status": "done", "variant": "cropr@0.5", "seed": 2, "train_seconds": 41.6, "metrics": {"final": {"top1": 0.9125}},
-    "metrics_declared": [{"name": "top1", "label": "top-1"}],
-}  # fmt: skip
+RECORD = run_record("a", "cropr", 0.5, 2, 0.9125, 10) | {"train_seconds": 41.6}
 
 
 def test_a_line_for_each_run_that_ends_and_one_a_minute(tmp_path):
@@ -31,7 +29,7 @@ def test_a_line_for_each_run_that_ends_and_one_a_minute(tmp_path):
     lines("runs", 3, 9, "1/3 runs")
     write_json(folders[2] / "result.json", RECORD)
     lines("runs", 5, 9, "2/3 runs")
-    write_json(folders[1] / "result.json", {"status": "unreachable", "variant": "evit@0.1", "seed": 0})
+    write_json(folders[1] / "result.json", run_record("b", "evit", 0.1, 0, 0.0, 10) | {"status": "unreachable"})
     lines("runs", 9, 9, "3/3 runs")
     lines("runs", 9, 9, "3/3 runs")
     assert said == [
