@@ -2,7 +2,8 @@
 
 Bolya et al., "Token Merging: Your ViT but Faster", arXiv 2210.09461. The release is CC BY-NC; this is written from the
 paper and a description in words. What differs: register tokens are protected like the class and distillation tokens,
-and under RoPE a merged token takes the position of the token it was merged into.
+under RoPE a merged token takes the position of the token it was merged into, and a list of r longer than the model is
+deep is refused where the release leaves out the rest.
 
 Letters: B images (A and B: the tokens at even and at odd positions), P prefix tokens, N patches, T = P + N, r merges,
 D width, H heads, E = D / H.

@@ -2,7 +2,9 @@
 
 Bergner, Lippert, Mahendran, "Token Cropr: Faster ViTs for Quite a Few Tasks", arXiv 2412.00965 (release: MIT). Written
 from the paper and a description of the release. What differs: queries, heads and projections fold into one vector of
-scores also while training; with several queries the auxiliary loss is the mean of theirs (the release has none).
+scores also while training; with several queries the auxiliary loss is the mean of theirs (the release has none); where
+a model pools by average, the release averages over its prefix tokens as well, and here what the backbone does is done
+(`run --pool avg+prefix`).
 
 Letters: B images, P prefix tokens, N live patches, T = P + N, L patches of the full grid, D width, M queries, H heads,
 E = D / H, C classes.

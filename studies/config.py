@@ -22,6 +22,8 @@ class Recipe:
     """How a model is trained. Rates are per optimiser step; an epoch is one pass over the training items. Raises
     ValueError for a setting outside its range."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # what another version wrote is named
+
     epochs: int = option(6, "over the training items", low=1)
     batch_size: int = option(64, "images per optimiser step, of all micro-batches and processes", low=1)
     lr: float = option(5e-4, "learning rate", above=0)
@@ -66,6 +68,8 @@ class Recipe:
 class RunConfig:
     """One run: a backbone, a reducer at a budget, a recipe (None: off the shelf), a seed."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # what another version wrote is named
+
     study: str
     task: str
     dataset: str
@@ -81,6 +85,7 @@ class RunConfig:
     quick: bool = False
     split: Literal["test", "val"] = "test"  # what is scored: "val" where something is chosen by it
     checkpoint_digest: str | None = None
+    pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -98,8 +103,9 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        if self.split == "test":
-            content.pop("split")  # as in records from before there was a choice
+        for key, default in (("split", "test"), ("pool", None)):
+            if content[key] == default:
+                content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         readable = self.variant.replace("=", "").replace("/", ".")
         for mark in "#:,@":
@@ -111,8 +117,12 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The RunConfig that `to_dict` wrote as JSON. Raises FileNotFoundError, CorruptRecord."""
-    return read(path, RunConfig)
+    """The RunConfig that `to_dict` wrote as JSON, of the same id. Raises FileNotFoundError, CorruptRecord."""
+    content = read(path, RunConfig)
+    for key in ("recipe", "backbone_recipe"):
+        if content[key] is not None:
+            content[key] = Recipe(**{**content[key], "betas": tuple(content[key]["betas"])})
+    return RunConfig(**content | {"own": tuple((key, value) for key, value in content.get("own", ()))})
 
 
 @cache

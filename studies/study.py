@@ -64,6 +64,7 @@ def plan(
     dataset: str,
     backbone: str,
     checkpoint: str | None,
+    pool: str | None,
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -77,7 +78,7 @@ def plan(
     embedded = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
-        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
+        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
         "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
@@ -118,6 +119,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "data_fingerprint": fingerprint,
         "backbone": first.backbone,
         "checkpoint": first.checkpoint_digest,
+        "pool": first.pool,
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
@@ -164,7 +166,7 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 
     first = configs[0]
     names = sorted({reference().name, *(config.variant for config in configs)})
-    content = [names, first.backbone, first.device, first.quick, torch.__version__]
+    content = [names, first.backbone, first.device, first.quick, torch.__version__, *filter(None, [first.pool])]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 
@@ -180,7 +182,7 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
 
     from studies.data.datasets import create_dataset
     from studies.measure.bench import bench, variants_of
-    from studies.models.backbones import create_backbone, sized_for
+    from studies.models.backbones import create_backbone, options_of
     from studies.runs.provenance import now, provenance
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)
@@ -194,8 +196,8 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
         (folder / "failure.json").unlink(missing_ok=True)
         torch.set_num_threads(cpu_count())
         data = create_dataset(first)
-        sized = sized_for(first.backbone, data.image_size) if dense else {}
-        vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **sized)
+        options = options_of(first, data.image_size)
+        vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **options)
         batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
         timing = bench(vit, variants, batch_size=batch, device=first.device, rounds=5 if first.quick else 30)
         common = {

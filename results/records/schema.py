@@ -6,10 +6,11 @@ Fields that are not listed pass unseen. A list is a list and a number is a numbe
 
 from __future__ import annotations
 
+import json
 import reprlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from typing_extensions import TypedDict, is_typeddict  # pydantic takes typing's own from Python 3.12 on
 
@@ -25,7 +26,6 @@ __all__ = [
 
 SCHEMA = 1
 Numbers = dict[str, float | None]
-T = TypeVar("T")
 
 
 class Provenance(TypedDict):
@@ -188,18 +188,19 @@ class Epoch(TypedDict):
     images_per_s: NotRequired[float | None]
 
 
-def read(path: Path | str, kind: type[T]) -> T:
+def read(path: Path | str, kind: type) -> Any:
     """The content of a JSON file of `kind`. Raises FileNotFoundError; CorruptRecord, which names file and field."""
     return check(path, read_json(path), kind)
 
 
-def read_log(path: Path, kind: type[T]) -> list[T]:
+def read_log(path: Path, kind: type) -> list[Any]:
     """The lines of a log, each of `kind`, without a torn last one; empty where there is none. Raises CorruptRecord."""
     return [check(path, line, kind) for line in read_lines(path)]
 
 
-def check(path: Path | str, content: Any, kind: type[T]) -> T:
-    """`content` itself, or what a dataclass `kind` makes of it. Raises CorruptRecord, which names `path` and field."""
+def check(path: Path | str, content: Any, kind: type) -> Any:
+    """`content` itself, if it fits `kind` (a TypedDict, or the fields of a dataclass). It is never what pydantic makes
+    of it: 6 that has become 6.0 would give a run another id. Raises CorruptRecord, which names `path` and field."""
     from pydantic import ValidationError
 
     found = content.get("schema", SCHEMA) if isinstance(content, dict) else SCHEMA
@@ -207,12 +208,15 @@ def check(path: Path | str, content: Any, kind: type[T]) -> T:
         newer = isinstance(found, int) and found > SCHEMA
         hint = "; a newer cropr-study wrote it" if newer else ""
         raise CorruptRecord(path, f"schema {reprlib.repr(found)} found, {SCHEMA} expected{hint}")
-    adapter: TypeAdapter = _adapter(kind)  # type: ignore[arg-type]
+    adapter: TypeAdapter = _adapter(kind)
     try:
-        made = adapter.validate_python(content, strict=is_typeddict(kind))
+        if is_typeddict(kind):
+            adapter.validate_python(content, strict=True)
+        else:  # as JSON, where a list may be a tuple, and an object a dataclass
+            adapter.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise CorruptRecord(path, _first(error)) from None
-    return content if isinstance(made, dict) else made
+    return content
 
 
 @cache

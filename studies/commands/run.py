@@ -42,6 +42,7 @@ class Options:
     dataset: str = "scenes"
     data: str | None = None
     backbone: str | None = None
+    pool: str | None = None  # None: the backbone's own
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -78,10 +79,15 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     study = study_of(options)
     reducers = reducers_of(options)
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
+    from studies.models.backbones import POOLS
     from studies.study import plan
 
     one_of("data set", options.dataset, datasets())
     one_of("launcher", options.launcher, ["local", "slurm"])
+    if options.pool is not None:
+        one_of("pool", options.pool, POOLS)
+        if TASKS[study.task].dense:
+            raise ValueError(f"--pool is of a classifier, and {study.task} has none")
     one_of("training", options.train, ["none", "recipe"])
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
@@ -91,7 +97,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     name, checkpoint = backbone_of(options.backbone or study.backbone)
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
-        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint,
+        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
         data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
     )  # fmt: skip
@@ -244,7 +250,7 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
 def preflight(configs: list[RunConfig]) -> str:
     """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
     from studies.data.datasets import create_dataset
-    from studies.models.backbones import create_backbone, sized_for
+    from studies.models.backbones import create_backbone, options_of
     from studies.models.given import try_out
     from studies.models.heads import as_it_comes
     from studies.models.reducers import build
@@ -252,12 +258,12 @@ def preflight(configs: list[RunConfig]) -> str:
     first = configs[0]
     data = create_dataset(first)
     dense, reachable, floors = TASKS[first.task].dense, False, []
-    sized = sized_for(first.backbone, data.image_size) if dense else {}
+    options = options_of(first, data.image_size)
     if first.recipe is None and first.backbone_recipe is None:
-        vit = as_it_comes(first.backbone, data, pretrained=False, checkpoint=first.checkpoint, **sized)
+        vit = as_it_comes(first.backbone, data, pretrained=False, checkpoint=first.checkpoint, **options)
     else:
         vit = create_backbone(
-            first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **sized
+            first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **options
         )
     for recipe in filter(None, (first.recipe, first.backbone_recipe)):
         if recipe.batch_size > data.num_train:

@@ -22,6 +22,8 @@ LOG = Path("slurm") / "submissions.jsonl"
 class Submission:
     """One array. Items are folders below DIR: `runs/<id>`, `backbones/<name>`, `speed/<id>`."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # what another version wrote is named
+
     time: str
     kind: str  # backbone, runs, speed
     folder: str  # below DIR
@@ -38,7 +40,7 @@ def append(out: Path, submission: Submission) -> None:
 
 def read(out: Path) -> list[Submission]:
     """All submissions, oldest first. Raises CorruptRecord."""
-    return read_log(out / LOG, Submission)
+    return [Submission(**line) for line in read_log(out / LOG, Submission)]
 
 
 def newest(submissions: Iterable[Submission]) -> dict[str, tuple[str, Submission]]:

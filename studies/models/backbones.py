@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from cropr.nearest import did_you_mean
 from studies.models.checkpoints import SUFFIXES, head_classes, is_checkpoint, load_into, read_checkpoint
+from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EMBEDDED", "SUFFIXES", "check_name", "create_backbone", "describe", "described_by", "sized_for"]
+    from studies.config import RunConfig
+
+__all__ = [
+    "EMBEDDED", "POOLS", "SUFFIXES", "check_name", "create_backbone", "describe", "described_by", "options_of",
+    "sized_for",
+]  # fmt: skip
 
 _SMALL: dict[str, Any] = {
     "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "mlp_ratio": 4.0, "num_classes": 10,
@@ -27,6 +33,12 @@ EMBEDDED: dict[str, dict[str, Any]] = {
     "scenes_vit": {"class": "vit", **_SMALL},
     "scenes_vit_sincos": {"class": "vit", **_SMALL, "sincos_amplitude": 0.5},
     "scenes_eva": {"class": "eva", **_SMALL, "use_rot_pos_emb": True, "swiglu_mlp": False, "qkv_fused": True},
+}
+# What the classifier sees. Cropr's release and MAE average over the class token too ("avg+prefix").
+POOLS: dict[str, dict[str, Any]] = {
+    "token": {"global_pool": "token"},
+    "avg": {"global_pool": "avg"},
+    "avg+prefix": {"global_pool": "avg", "pool_include_prefix": True},
 }
 SINCOS_TEMPERATURE = 100.0  # wavelengths of 6 to 519 patches at this width
 SCENES_DATA = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
@@ -43,6 +55,7 @@ def create_backbone(
     pretrained: bool,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
+    pool_include_prefix: bool | None = None,
     dynamic_img_size: bool | None = None,
     checkpoint: str | Path | None = None,
 ) -> nn.Module:
@@ -63,7 +76,8 @@ def create_backbone(
         num_classes = head_classes(state)
     given = {
         "num_classes": num_classes, "img_size": img_size, "patch_size": patch_size, "global_pool": global_pool,
-        "dynamic_img_size": dynamic_img_size, "drop_path_rate": drop_path_rate or None,
+        "pool_include_prefix": pool_include_prefix, "dynamic_img_size": dynamic_img_size,
+        "drop_path_rate": drop_path_rate or None,
     }  # fmt: skip
     options = {key: value for key, value in given.items() if value is not None}
     model = _build(name_or_file, options, pretrained and state is None)
@@ -83,6 +97,13 @@ def described_by(checkpoint: str | Path) -> str:
             f"{checkpoint} does not say which model it is of; give the name as backbone, and the file as checkpoint"
         )
     return architecture
+
+
+def options_of(config: RunConfig, image_size: int) -> dict[str, Any]:
+    """Options of `create_backbone` for the backbone of a run on images of `image_size` pixels."""
+    if TASKS[config.task].dense:
+        return sized_for(config.backbone, image_size)
+    return POOLS[config.pool] if config.pool else {}
 
 
 def sized_for(name: str, image_size: int) -> dict[str, Any]:
@@ -183,7 +204,11 @@ def _build_embedded(name: str, options: dict[str, Any]) -> nn.Module:
 
     values = {**EMBEDDED[name], **options}
     amplitude = values.pop("sincos_amplitude", None)
-    model = {"vit": VisionTransformer, "eva": Eva}[values.pop("class")](**values)
+    kind = {"vit": VisionTransformer, "eva": Eva}[values.pop("class")]
+    try:
+        model = kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{name} does not take these options: {options} ({error})") from error
     if amplitude is not None:
         _start_with_sines(model, amplitude)
     size = EMBEDDED[name]["img_size"]

@@ -162,6 +162,7 @@ def _settings(vit: nn.Module) -> dict[str, Any]:
         "img_size": list(vit.patch_embed.img_size),
         "patch_size": list(vit.patch_embed.patch_size),
         "global_pool": vit.global_pool,
+        "pool_include_prefix": getattr(vit, "pool_include_prefix", None),
         "dynamic_img_size": vit.dynamic_img_size,
     }
 

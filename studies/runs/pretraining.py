@@ -21,7 +21,7 @@ from results.records.store import ClaimedElsewhere, last_error, write_bytes, wri
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
-from studies.models.backbones import create_backbone, sized_for
+from studies.models.backbones import create_backbone, options_of
 from studies.models.checkpoints import digest
 from studies.models.heads import as_it_comes
 from studies.models.methods import reference
@@ -45,6 +45,7 @@ def backbone_dir(config: RunConfig, out: Path) -> Path:
     assert config.backbone_recipe is not None
     content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
     content += [] if config.task == "classification" else [config.task]
+    content += filter(None, [config.pool])
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
 
@@ -61,7 +62,7 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
             f"{config.checkpoint} is not the file that this run was planned with: {found[:8]}, not "
             f"{str(config.checkpoint_digest)[:8]}; run the command again with the file as it is now, and another --out"
         )
-    options = sized_for(config.backbone, data.image_size) if TASKS[config.task].dense else {}
+    options = options_of(config, data.image_size)
     pretrained = not own and config.checkpoint is None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -128,7 +129,8 @@ def _train_backbone(config: RunConfig, held: Held) -> None:
     folder, recipe = held.folder, config.backbone_recipe
     started, data = now(), create_dataset(config)
     assert recipe is not None
-    vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False)
+    options = options_of(config, data.image_size)
+    vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False, **options)
     write_json(folder / "config.json", replace(config, recipe=recipe, reducer=reference().name, budget=None).to_dict())
     task = load_task(config.task)
     objective = task.BackboneObjective(vit.embed_dim, data.num_classes, recipe.label_smoothing)

@@ -1,6 +1,7 @@
 """Settings of recipes: each has its range where it is declared, and is refused by it."""
 
 import dataclasses
+import json
 
 import pytest
 from command_line import study
@@ -9,6 +10,7 @@ from results.records.store import write_json
 from studies.catalogue import studies
 from studies.catalogue.recipes import RECIPES
 from studies.commands.options import parse_budgets
+from studies.commands.run import Options, configs_of
 from studies.config import Recipe, RunConfig, read_config, replace_key, settings
 
 ALL = [(key, text) for key, setting in settings().items() for text in setting.bad_texts()]
@@ -56,14 +58,26 @@ def test_values_of_code_and_records_are_checked_too(tmp_path):
     path = tmp_path / "config.json"
     whole = RunConfig("s", "classification", "scenes", "scenes_vit", "evit", 1, 0.5, 0, Recipe(), own=(("lr", 0.1),))
     write_json(path, whole.to_dict())
-    assert read_config(path) == whole
+    assert read_config(path) == whole and read_config(path).id == whole.id
     for change, said in (
         ({"recipe": {**dataclasses.asdict(Recipe()), "epochs": -2}}, "recipe: setting epochs cannot be '-2'"),
         ({"recipe": [3]}, "recipe"), ({"seed": "x"}, "seed: should be a valid integer"), ({"split": "all"}, "split"),
+        ({"later": 1}, "later: Unexpected"), ({"recipe": {**dataclasses.asdict(Recipe()), "later": 1}}, "recipe.later"),
+        ({"seed": "3"}, "seed: should be a valid integer, not '3'"),
     ):  # fmt: skip
         write_json(path, whole.to_dict() | change)
         with pytest.raises(ValueError, match=f"{path}: {said}"):
             read_config(path)
+
+
+@pytest.mark.parametrize("name", [name for name, one in studies().items() if one.timing is None])
+def test_what_is_read_back_has_the_same_id(name, tmp_path):
+    """A worker makes its run of what the command wrote: 6 that became 6.0 would be another run."""
+    for config in configs_of(Options(study=name, reducers="all")):
+        write_json(tmp_path / "config.json", config.to_dict())
+        read = read_config(tmp_path / "config.json")
+        assert (read, read.id) == (config, config.id)
+        assert json.dumps(read.to_dict()) == json.dumps(config.to_dict())
 
 
 def test_published_recipes_and_those_of_studies_are_within_their_ranges():

@@ -10,7 +10,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from studies.models.backbones import EMBEDDED, create_backbone, describe
+from studies.commands.run import Options, configs_of
+from studies.config import RunConfig
+from studies.models import deploy
+from studies.models.backbones import EMBEDDED, POOLS, create_backbone, describe, options_of
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 
 
 def same(a, b) -> bool:
@@ -235,3 +240,41 @@ def test_weights_with_some_missing(tmp_path, source):
         ValueError, match=f"{len(state)} of {len(state) + 1} weights match; 1 missing: blocks.0.norm1.w"
     ):
         load(tmp_path / "w.safetensors")
+
+
+# ---- pooling
+
+
+@pytest.mark.parametrize("pool", [None, *POOLS])
+def test_what_the_classifier_sees(pool, tmp_path):
+    """The mean that is asked for, of a reduced model and of the one that is deployed."""
+    config = RunConfig("s", "classification", "scenes", "scenes_vit", "random:rate=4", 1, None, 0, None, pool=pool)
+    torch.manual_seed(0)
+    vit = create_backbone("scenes_vit", pretrained=False, **options_of(config, 32))
+    model = build(vit, parse_one(config.reducer, False), None, seed=0).model.eval()
+    deploy.save(model, tmp_path / "m", backbone="scenes_vit", data_config=None)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+        seen = {
+            None: tokens.x[:, 0], "token": tokens.x[:, 0], "avg": tokens.patches.mean(1),
+            "avg+prefix": tokens.x.mean(1),
+        }  # fmt: skip
+        expected = vit.head(vit.fc_norm(seen[pool]))
+        torch.testing.assert_close(model(images), expected)
+        assert torch.equal(deploy.load(tmp_path / "m")(images), model(images))
+    others = [other for other in seen if other is not None and other != (pool or "token")]
+    assert all((vit.head(vit.fc_norm(seen[other])) - expected).abs().max() > 1e-3 for other in others)
+
+
+def test_pooling_is_part_of_a_run():
+    ids = {config.id for pool in (None, *POOLS) for config in configs_of(Options(reducers="none", pool=pool))}
+    assert len(ids) == 3 * (1 + len(POOLS))  # seeds of the study
+    with pytest.raises(ValueError, match="does not take these options"):
+        create_backbone("scenes_eva", pretrained=False, **POOLS["avg+prefix"])
+    for options, said in (
+        ({"pool": "avg+prefx"}, "unknown pool 'avg\\+prefx'; did you mean avg\\+prefix"),
+        ({"pool": "avg", "task": "segmentation"}, "segmentation has none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            configs_of(Options(reducers="none", **options))
