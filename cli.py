@@ -111,7 +111,12 @@ def directory(text: str) -> Path:
     """The path that `text` names."""
     if not text:
         raise typer.BadParameter("it is empty; leave it out for out/STUDY")
-    return Path(text).expanduser()
+    from results.records.files import path_of
+
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def study_options(

@@ -138,13 +138,18 @@ def _writable(out: Path) -> Finding:
 
 
 def _disk(out: Path) -> Finding:
-    free = shutil.disk_usage(_existing(out)).free / 1e9
+    try:
+        free = shutil.disk_usage(_existing(out)).free / 1e9
+    except OSError as error:
+        return Finding("disk", "failed", f"{out}: {error.strerror or error}")
     return Finding("disk", "ok" if free >= MIN_FREE_GB else "failed", f"{free:.1f} GB free, {MIN_FREE_GB} GB needed")
 
 
 def _existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that is there."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return next(
+        folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder)
+    )  # False where it is closed
 
 
 def _git() -> Finding:

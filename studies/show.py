@@ -25,7 +25,7 @@ from results.records.store import load_records
 from studies.config import read_config
 from studies.data import IGNORE_INDEX
 from studies.data.datasets import create_dataset
-from studies.data.loading import rgb
+from studies.data.loading import BadFile, decode, rgb
 from studies.data.transforms import eval_transform
 from studies.measure.bench import variants_of
 from studies.models.backbones import create_backbone
@@ -163,15 +163,13 @@ def rows_of_image(
     Raises ValueError: no image, no such backbone, a reducer whose own weights have to be learnt first.
     """
     import timm
-    from PIL import Image
 
     if unlearnt := [method.name for method in methods if method.learns]:
         raise ValueError(f"{unlearnt[0]} has weights to learn; show it from a study that trained it")
     try:
-        with Image.open(file) as opened:
-            image = rgb(opened)
-    except OSError as error:
-        raise ValueError(f"{file} is no image that can be read ({error})") from error
+        image = decode(file.parent, file.name, rgb)
+    except BadFile as error:
+        raise ValueError(f"{file} is no image that can be read ({error.reason})") from None
     torch.manual_seed(0)
     vit = create_backbone(backbone, pretrained=pretrained, checkpoint=checkpoint)
     config = timm.data.resolve_model_data_config(vit)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from textwrap import fill
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from results.figures.plots import RC
+from results.figures.plots import styled
+from results.records.files import printable
 
 __all__ = ["Row", "borders", "changed_blocks", "compose", "draw_rows", "strokes"]
 
@@ -86,10 +86,10 @@ def draw_rows(rows: Sequence[Row], title: str) -> Figure:
     columns = 1 + len(blocks) + max(len(row.maps) for row in rows)
     width = _LABEL_IN + _CELL_IN * columns
     height = _TITLE_IN + (_CELL_IN + _TITLE_IN) * len(rows)
-    with rc_context(RC):
+    with styled():
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
-        figure.text(0.05 / width, 1 - 0.5 * _TITLE_IN / height, title, va="center", fontsize=7, color=_RIGHT)
+        figure.text(0.05 / width, 1 - 0.5 * _TITLE_IN / height, printable(title), va="center", fontsize=7, color=_RIGHT)
         for y, row in enumerate(rows):
             bottom = height - _TITLE_IN - (y + 1) * (_CELL_IN + _TITLE_IN)
             changed = changed_blocks(row.held)
@@ -112,7 +112,10 @@ def draw_rows(rows: Sequence[Row], title: str) -> Figure:
 
 def _write_label(figure: Figure, row: Row, x: float, y: float) -> None:
     name, verdict = (
-        "\n".join(fill(line, _LABEL_CHARS, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+        "\n".join(
+            fill(line, _LABEL_CHARS, break_long_words=False, break_on_hyphens=False)
+            for line in printable(text).split("\n")
+        )
         for text in (row.name, row.verdict)
     )
     figure.text(x, y + 0.004, name, va="bottom", fontsize=6.5, color="black")

@@ -5,7 +5,8 @@ same bytes.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,18 +18,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from results.figures.fonts import FAMILIES, missing_said
 from results.figures.labels import Label, write_labels
 from results.figures.panels import Panel
 from results.statistics.curves import GROUP, pareto_front
 
-__all__ = ["DPI", "RC", "caption", "curve_styles", "draw", "figure_bytes"]
+__all__ = ["DPI", "caption", "curve_styles", "draw", "figure_bytes", "styled"]
 
 DPI = 300
 _SIZE_IN = (3.4, 2.6)
 _LABEL_PT = 6.0
-RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
+_RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
     "text.parse_math": False,  # names of files and classes may have dollars
-    "font.family": "DejaVu Sans", "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 6, "xtick.labelsize": 6,
+    "font.family": FAMILIES, "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 6, "xtick.labelsize": 6,
     "ytick.labelsize": 6, "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
     "xtick.major.size": 2, "ytick.major.size": 2, "axes.spines.top": False, "axes.spines.right": False,
     "lines.linewidth": 1.0, "lines.markersize": 3.6,
@@ -62,7 +64,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
         return None
     kind = " accuracy" if first["metric_statistic"] == "mean" else ""
     y_label = panel.y_label.format(metric=first["metric_label"], kind=kind)
-    with rc_context(RC):
+    with styled():
         figure, axes = _figure(panel.x_label, y_label, title)
         if panel.front:
             _draw_fronts(axes, points, x, y, maximise_x=panel.cheap_end == "right")
@@ -97,10 +99,17 @@ def caption(panel: Panel, summary: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """How all figures look, and what their fonts lack, said once."""
+    with rc_context(_RC), missing_said():
+        yield
+
+
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The file; without date and with fixed ids, so that the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with rc_context(RC):
+    with styled():
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return buffer.getvalue()
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from results.figures.plots import RC, curve_styles
+from results.figures.plots import curve_styles, styled
 
 __all__ = ["CAPTION", "draw_scaling"]
 
@@ -41,7 +40,7 @@ def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
 
 def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -> Figure:
     styles = curve_styles(rows["variant"].unique(), rows.loc[rows["role"] == "dense", "variant"].unique())
-    with rc_context(RC):
+    with styled():
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=6, x=0.01, ha="left", color="#404040")

@@ -11,6 +11,8 @@ __all__ = [
     "CorruptRecord",
     "Unreadable",
     "append_line",
+    "path_of",
+    "printable",
     "read_bytes",
     "read_json",
     "read_lines",
@@ -31,6 +33,19 @@ class CorruptRecord(ValueError):
 class Unreadable(CorruptRecord):
     """A file that is there and cannot be read now: no permission, no regular file, a network that is away. What it
     holds may be whole."""
+
+
+def path_of(text: str) -> Path:
+    """The path that somebody typed, ~ and ~name expanded. Raises ValueError where that home is unknown."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: {error}") from None
+
+
+def printable(text: str) -> str:
+    """`text` without the bytes of file names that are no UTF-8, which Python keeps as halves of pairs."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -22,6 +22,7 @@ from results.records.files import (
     CorruptRecord,
     Unreadable,
     append_line,
+    printable,
     read_bytes,
     read_json,
     write_bytes,
@@ -100,20 +101,15 @@ def write_failure(run_dir: Path, error: BaseException, config: dict[str, Any], w
             "schema": SCHEMA,
             "id": run_dir.name,
             "type": type(error).__name__,
-            "message": _printable(str(error)),
+            "message": printable(str(error)),
             "where": where,
-            "traceback": _printable("".join(traceback.format_exception(error))),
+            "traceback": printable("".join(traceback.format_exception(error))),
             "config": config,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     )
-
-
-def _printable(text: str) -> str:
-    """Without the bytes of file names that are no UTF-8, which Python keeps as halves of pairs."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def last_error(run_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cropr.method import Method
 from cropr.nearest import one_of
+from results.records.files import path_of
 from results.records.store import last_error
 from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
@@ -76,6 +78,9 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe", "protocol"):
         if getattr(options, name) == "":
             raise ValueError(f"--{name} is empty; leave it out for its default")
+    for name in ("data", "backbone", "out"):
+        if any("\ud800" <= mark <= "\udfff" for mark in str(getattr(options, name))):
+            raise ValueError(f"--{name} is no UTF-8, so that no record can hold it; give it another name or a link")
     study = study_of(options)
     reducers = reducers_of(options)
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
@@ -98,7 +103,8 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
-        data_dir=options.data, device=device_of(options), quick=options.quick, train=options.train,
+        data_dir=options.data and str(path_of(options.data)),
+        device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
     )  # fmt: skip
 
@@ -112,7 +118,7 @@ def backbone_of(text: str) -> tuple[str, str | None]:
     name, _, file = text.partition("=")
     if not file and is_checkpoint(name):
         name, file = described_by(name), name
-    return name, str(Path(file).expanduser().absolute()) if file else None
+    return name, str(path_of(file).absolute()) if file else None
 
 
 def study_of(options: Options) -> Study:
@@ -250,10 +256,12 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
 def preflight(configs: list[RunConfig]) -> str:
     """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
     from studies.data.datasets import create_dataset
+    from studies.launch.here import in_torchrun
     from studies.models.backbones import create_backbone, options_of
     from studies.models.given import try_out
     from studies.models.heads import as_it_comes
     from studies.models.reducers import build
+    from studies.training.distributed import check_shared
 
     first = configs[0]
     data = create_dataset(first)
@@ -281,6 +289,7 @@ def preflight(configs: list[RunConfig]) -> str:
             floors.append(str(error))
     if not reachable:
         raise ValueError("; ".join(floors))
+    check_shared(data, first.recipe, int(os.environ.get("WORLD_SIZE", 1)) if in_torchrun() else 1)
     return data.fingerprint
 
 

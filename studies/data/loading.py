@@ -26,11 +26,15 @@ from studies.data import Batch
 from studies.data.transforms import seeded
 
 __all__ = [
-    "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "rgb",
+    "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "looked_into",
+    "rgb",
     "skim",
 ]  # fmt: skip
 
 HELD_OUT = 0.05  # share of the training items that choices are made by
+
+WHOLE_BYTES = 2**27  # of a split whose files are part of its identity to the last bit
+SOME_FILES = 500  # of a larger one
 
 BROKEN = (
     OSError,
@@ -58,7 +62,7 @@ class UnreadableImages(ValueError):
     def __init__(self, reasons: dict[str, str]):
         super().__init__(
             f"{len(reasons)} unreadable image{'s' * (len(reasons) > 1)}: {listed(map(_explained, reasons.items()))}; "
-            "repair or remove them, or leave them out with skip_unreadable=True (they are counted in the record)"
+            "repair or remove them"
         )
         self.reasons = reasons
 
@@ -95,6 +99,13 @@ def held_out(paths: Sequence[str]) -> np.ndarray:
     chosen = np.zeros(len(paths), bool)
     chosen[sorted(range(len(paths)), key=digests.__getitem__)[: math.ceil(HELD_OUT * len(paths))]] = True
     return chosen
+
+
+def looked_into(files: Sequence[Path], whole_bytes: int = WHOLE_BYTES) -> Sequence[Path]:
+    """The files whose content is part of a data set's identity: all, or of larger sets some, evenly spread."""
+    if sum(file.stat().st_size for file in files) <= whole_bytes:
+        return files
+    return [files[i] for i in np.linspace(0, len(files) - 1, min(SOME_FILES, len(files))).astype(int)]
 
 
 def decode(root: Path, path: str, read: Callable[[Image.Image], T]) -> T:
@@ -160,6 +171,10 @@ class Items(Dataset):
         """What tells this split from another: names, sizes and labels, but no pixels."""
         raise NotImplementedError
 
+    def files(self) -> Sequence[str]:
+        """All that it reads, below root."""
+        return self.paths
+
 
 class FileDataset:
     """A data set of two `Items`, "train" and "val"."""
@@ -178,11 +193,14 @@ class FileDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of all paths, sizes and labels, not of the pixels: those would take hours."""
+        """sha256 of all paths, sizes and labels, and of what the files hold: of all in a small set, else of some that
+        are evenly spread, as all would take hours."""
         digest = hashlib.sha256()
         for items in self._splits.values():
             for row in items.rows():
-                digest.update(f"{row}\n".encode())
+                digest.update(f"{row}\n".encode(errors="surrogateescape"))
+            for file in looked_into([self.root / path for path in items.files()]):
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
 
     def scan(self, limit: int | None = None) -> dict[str, BadFile]:

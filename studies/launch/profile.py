@@ -7,12 +7,14 @@ it has no name for stands in the table `additional_parameters`), and three of ou
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cropr.nearest import did_you_mean, nearest
+from results.records.files import path_of
 
 __all__ = ["Resources", "read_profile", "resources"]
 
@@ -76,8 +78,8 @@ def resources(profile: str | None, options: dict[str, Any]) -> Resources:
 
 def read_profile(name: str) -> dict[str, Any]:
     """./profiles/NAME.toml, ~/.config/cropr-study/NAME.toml, or a path. Raises ValueError."""
-    folders = [folder.expanduser() for folder in FOLDERS]
-    for path in (*(folder / f"{name}.toml" for folder in folders), Path(name).expanduser()):
+    folders = [Path(os.path.expanduser(folder)) for folder in FOLDERS]  # as it is where nobody has a home
+    for path in (*(folder / f"{name}.toml" for folder in folders), path_of(name)):
         if path.is_file():
             try:
                 values = tomllib.loads(path.read_text())

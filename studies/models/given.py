@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cropr.method import Method
+from results.records.files import path_of
 
 if TYPE_CHECKING:
     from cropr.tokens import Tokens
@@ -102,7 +103,7 @@ def give(source: str, digest: str | None = None) -> type[Method]:
 def _located(source: str) -> tuple[Path, str | None]:
     """(file, name of its module; None: it is no part of a package). Raises ValueError."""
     if source.endswith(".py") or "/" in source:
-        file = Path(source).expanduser()
+        file = path_of(source)
         if not file.is_file():
             raise ValueError(f"the method {source} does not exist: no such file")
         return file.resolve(), None

@@ -29,7 +29,7 @@ from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.tasks import TASKS, load_task
-from studies.training.distributed import World, join
+from studies.training.distributed import World, check_shared, join
 from studies.training.trainer import Trainer
 
 __all__ = ["execute"]
@@ -82,6 +82,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     started, task = now(), load_task(config.task)
     method = parse_one(config.reducer, TASKS[config.task].dense)
     data = create_dataset(config)
+    check_shared(data, config.recipe, world.size)
     vit = make_backbone(config, out, data)
     torch.manual_seed(config.seed)  # the reducer's own weights
     try:

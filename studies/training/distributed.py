@@ -12,14 +12,18 @@ import atexit
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["ALONE", "World", "join"]
+if TYPE_CHECKING:
+    from studies.config import Recipe
+    from studies.data import Data
+
+__all__ = ["ALONE", "World", "check_shared", "join"]
 
 
 @dataclass(frozen=True)
@@ -134,3 +138,15 @@ def _meet(device: str) -> World:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo") if on_gpu else None)
+
+
+def check_shared(data: Data, recipe: Recipe | None, size: int) -> None:
+    """Raise ValueError where one of `size` processes would be without an image."""
+    shares = {"test images": data.num_test}
+    if data.num_val:
+        shares["validation images"] = data.num_val
+    if recipe is not None:
+        shares["images of a batch"] = recipe.batch_size // recipe.accumulate
+    for what, num in shares.items():
+        if num < size:
+            raise ValueError(f"{size} processes cannot share {num} {what}: each needs one; start at most {num}")

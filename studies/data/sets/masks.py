@@ -161,6 +161,9 @@ class _Pairs(Items):
     def prepare(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return self.transform(image, mask)
 
+    def files(self) -> Sequence[str]:
+        return [*self.paths, *self.masks]
+
     def rows(self) -> Iterator[str]:
         yield "\0".join(self.classes)
         for pair in zip(self.paths, self.masks, strict=True):
