@@ -330,7 +330,7 @@ def print_dry_run(configs: list, options: Any) -> None:
 @app.command()
 def bench(
     backbone: Annotated[
-        str, typer.Option(help="An embedded or timm model, with random weights.")
+        str, typer.Option(help="An embedded or timm model (random weights), or a checkpoint: NAME=FILE.")
     ] = "vit_small_patch16_224",
     reducers: Annotated[str, typer.Option(help="`all`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",

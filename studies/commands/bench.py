@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cropr.nearest import one_of
 from results.records.schema import SCHEMA, Study, read
 from results.records.store import Claim, read_result, write_json
-from studies.commands.options import parse_budgets, parse_sizes, resolve_device
+from studies.commands.options import backbone_of, parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
 from studies.tasks import TASKS
 
@@ -59,7 +59,11 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     one_of("task", options.task, TASKS)
     dense, classes = TASKS[options.task].dense, options.num_classes
     variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
-    vits = [create_backbone(options.backbone, img_size=size, num_classes=classes, pretrained=False) for size in sizes]
+    name, checkpoint = backbone_of(options.backbone)
+    vits = [
+        create_backbone(name, img_size=size, num_classes=classes, pretrained=False, checkpoint=checkpoint)
+        for size in sizes
+    ]
     if options.out is not None:
         _identify(options)
     records = []

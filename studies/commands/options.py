@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cropr.nearest import one_of
+from results.records.files import path_of
 
-__all__ = ["give_methods", "parse_budgets", "parse_sizes", "resolve_device"]
+__all__ = ["backbone_of", "give_methods", "parse_budgets", "parse_sizes", "resolve_device"]
 
 
 SMALLEST_BUDGET = 0.01  # what is below it is a slip of the pen
@@ -28,6 +29,18 @@ def parse_budgets(text: str) -> list[float]:
             )
         budgets.append(value)
     return list(dict.fromkeys(budgets))
+
+
+def backbone_of(text: str) -> tuple[str, str | None]:
+    """The name of a model, and the file of its weights: NAME=FILE, or a FILE that says which model it is of. Raises
+    ValueError."""
+    from studies.models.backbones import described_by
+    from studies.models.checkpoints import is_checkpoint
+
+    name, _, file = text.partition("=")
+    if not file and is_checkpoint(name):
+        name, file = described_by(name), name
+    return name, str(path_of(file).absolute()) if file else None
 
 
 def parse_sizes(kind: str, text: str) -> list[int]:

@@ -16,7 +16,7 @@ from results.records.files import path_of
 from results.records.store import last_error
 from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
-from studies.commands.options import parse_budgets, resolve_device
+from studies.commands.options import backbone_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
 from studies.launch.profile import resources
 from studies.models.methods import ALL, builtin, parse, parse_one
@@ -107,18 +107,6 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
     )  # fmt: skip
-
-
-def backbone_of(text: str) -> tuple[str, str | None]:
-    """The name of a model, and the file of its weights: NAME=FILE, or a FILE that says which model it is of. Raises
-    ValueError."""
-    from studies.models.backbones import described_by
-    from studies.models.checkpoints import is_checkpoint
-
-    name, _, file = text.partition("=")
-    if not file and is_checkpoint(name):
-        name, file = described_by(name), name
-    return name, str(path_of(file).absolute()) if file else None
 
 
 def study_of(options: Options) -> Study:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studies.commands.options import parse_budgets
+from studies.commands.options import backbone_of, parse_budgets
 from studies.models.methods import ALL, parse
 
 __all__ = ["show_image", "show_study"]
@@ -31,11 +31,11 @@ def show_image(
     """One picture of an image file, with a model off the shelf. Returns its path. Raises ValueError, OSError."""
     from studies.show import rows_of_image
 
-    name, _, checkpoint = backbone.partition("=")
+    name, checkpoint = backbone_of(backbone)
     methods = parse(reducers)
     if reducers.strip() == ALL:
         methods = [method for method in methods if not method.learns]
-    rows = rows_of_image(file, name, checkpoint or None, pretrained, methods, parse_budgets(budgets))
+    rows = rows_of_image(file, name, checkpoint, pretrained, methods, parse_budgets(budgets))
     weights = "" if pretrained or checkpoint else ", random weights"
     return [_write((out or Path()) / f"tokens_{file.stem}.png", rows, f"{file.name}, {name}{weights}")]
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from command_line import study
+from safetensors.torch import save_file
 
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
@@ -95,3 +96,11 @@ def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
         assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
     table = (tmp_path / "report" / "table.md").read_text()
     assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table
+
+
+def test_a_checkpoint_is_timed(tmp_path):
+    save_file(create_backbone("scenes_vit", num_classes=7, pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    done = study("bench", "--backbone", f"scenes_vit={tmp_path / 'w.safetensors'}", "--reducers", "none", "--rounds", 1)
+    assert done.returncode == 0 and "none" in done.stdout, done.stderr
+    done = study("bench", "--backbone", f"scenes_vit={tmp_path / 'x.safetensors'}", "--reducers", "none")
+    assert done.returncode == 2 and "x.safetensors does not exist" in done.stderr
