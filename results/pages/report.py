@@ -39,9 +39,13 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     below the table.
 
     Raises:
-        ValueError: a directory holds no study, nothing is finished in any of them, or their tasks differ.
+        ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
+            differ.
         OSError: the report cannot be written; what was there before is whole.
     """
+    real = [directory.resolve() for directory in dirs]
+    if twice := next((str(path) for path, own in zip(dirs, real, strict=True) if real.count(own) > 1), None):
+        raise ValueError(f"{twice} is given twice")
     studies = [load_records(directory) for directory in dirs]
     runs, speeds = frames.run_frame(studies), frames.speed_frame(studies)
     if runs.empty:

@@ -51,7 +51,7 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     """One speed record for each image size and batch size, with random weights. With `out` each is kept in out/speed/
     as soon as it is there; one that is there already is read, not measured again. Raises ValueError, OSError."""
     from studies.measure.bench import candidates, variants_of
-    from studies.models.backbones import create_backbone
+    from studies.models.backbones import create_backbone, describe
 
     one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
@@ -60,6 +60,9 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     dense, classes = TASKS[options.task].dense, options.num_classes
     variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
     name, checkpoint = backbone_of(options.backbone)
+    patch = describe(name)["patch_size"]
+    if not dense and (bad := [size for size in sizes if size is not None and size % patch]):
+        raise ValueError(f"patches of {patch} px do not divide images of {bad[0]} px")
     vits = [
         create_backbone(name, img_size=size, num_classes=classes, pretrained=False, checkpoint=checkpoint)
         for size in sizes

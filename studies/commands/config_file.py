@@ -43,5 +43,7 @@ def read_config(path: Path, options: Iterable[str]) -> tuple[dict[str, Any], lis
             raise ValueError(f"{path}: {nearest('option', key, options)}")
         if isinstance(value, dict):
             raise ValueError(f"{path}: {key} is a value, not a table")
+        if not isinstance(value, (str, bool, int, float, list)):
+            raise ValueError(f"{path}: {key} is a {type(value).__name__}; write it as text, in quotes")
         values[key.replace("_", "-")] = ",".join(map(str, value)) if isinstance(value, list) else value
     return values, [f"{key}={json.dumps(value, default=str)}" for key, value in table.items()]

@@ -37,7 +37,9 @@ def backbone_of(text: str) -> tuple[str, str | None]:
     from studies.models.backbones import described_by
     from studies.models.checkpoints import is_checkpoint
 
-    name, _, file = text.partition("=")
+    name, equals, file = text.partition("=")
+    if equals and not file:
+        raise ValueError(f"{text!r} names no file; a checkpoint is written NAME=FILE")
     if not file and is_checkpoint(name):
         name, file = described_by(name), name
     return name, str(path_of(file).absolute()) if file else None

@@ -18,6 +18,7 @@ from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
 from studies.commands.options import backbone_of, parse_budgets, resolve_device
 from studies.config import Recipe, RunConfig, replace_key
+from studies.data import OWN_SETTINGS
 from studies.launch.profile import resources
 from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
@@ -96,6 +97,9 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     one_of("training", options.train, ["none", "recipe"])
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
+    unread = set(OWN_SETTINGS) - set(datasets()[options.dataset].settings)
+    if unused := unread & {setting.partition("=")[0] for setting in options.settings}:
+        raise ValueError(f"--set {min(unused)}: {options.dataset} has an augmentation of its own and does not read it")
     budgets = parse_budgets(options.budgets or study.budgets)
     whole = options.train == "recipe" and not options.quick and not datasets()[options.dataset].folder
     seeds = options.seeds or (study.seeds if whole else 1)

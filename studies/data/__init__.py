@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "Batch", "Data", "Dataset"]
+__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset"]
 
+OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
 
 
@@ -96,4 +97,5 @@ class Dataset:
     tasks: tuple[str, ...]
     splits: dict[str, str]  # what a model is trained on and scored on -> what that is
     make: Callable[[RunConfig], Data]
+    settings: tuple[str, ...] = ()  # of OWN_SETTINGS, those that it reads
     folder: str = ""  # what `--data` names; "": nothing, the items are embedded

@@ -103,7 +103,7 @@ def list_split(root: Path, split: str, classes: list[str]) -> Listing:
 
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        return [entry.name for entry in entries if os.path.isdir(entry) and not entry.name.startswith(".")]
 
 
 def image_paths(root: Path, folder: Path) -> list[str]:

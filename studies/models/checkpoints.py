@@ -61,6 +61,8 @@ def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         names = [p.name for p in path.parent.glob("*") if is_checkpoint(p.name)] if path.parent.is_dir() else []
+        if path.is_dir():
+            raise ValueError(f"checkpoint {path} is a folder, not a file")
         raise ValueError(f"checkpoint {path} does not exist{did_you_mean(path.name, names)}")
     return path
 

@@ -83,7 +83,7 @@ def _standard(dense: bool) -> Iterable[Method]:
 def parse_one(text: str, dense: bool = False, load: bool = True) -> Method:
     """One spec; a file (./mine.py), a module (package.module) or an entry point is loaded, unless not `load`. Raises
     ValueError."""
-    name, _, rest = text.partition(":")
+    name, colon, rest = text.partition(":")
     cls = known().get(name) or (given.find(name) if load else None)
     if cls is None:
         if "#" in name:
@@ -92,8 +92,11 @@ def parse_one(text: str, dense: bool = False, load: bool = True) -> Method:
                 "enough: give the file again, --reducers ./FILE.py or --method ./FILE.py"
             )
         raise ValueError(nearest("reducer", name, [*(key for key in known() if "#" not in key), *given.offered(), ALL]))
-    values = dict(item.partition("=")[::2] for item in filter(None, rest.split(",")))
-    keys = [item.partition("=")[0] for item in filter(None, rest.split(","))]
+    options = rest.split(",") if colon else []
+    if "" in options:
+        raise ValueError(f"{text!r} has an empty option; options are written {name}:key=value,key=value")
+    values = dict(item.partition("=")[::2] for item in options)
+    keys = [item.partition("=")[0] for item in options]
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise ValueError(f"{name}: option given twice: {', '.join(sorted(twice))}")
     with given.blamed(cls):

@@ -110,6 +110,7 @@ DATASET = Dataset(
     summary="ImageNet, or any folder of class folders",
     tasks=("classification",),
     splits={"train": "train/<class>/*", "test": "val/<class>/*, or ImageNet's own flat val/*"},
+    settings=("augment", "random_erasing"),
     folder="a folder with train/<class>/* and val/<class>/*",
     make=_make,
 )

@@ -104,3 +104,8 @@ def test_a_checkpoint_is_timed(tmp_path):
     assert done.returncode == 0 and "none" in done.stdout, done.stderr
     done = study("bench", "--backbone", f"scenes_vit={tmp_path / 'x.safetensors'}", "--reducers", "none")
     assert done.returncode == 2 and "x.safetensors does not exist" in done.stderr
+
+
+def test_an_image_that_patches_do_not_divide_is_refused():
+    done = study("bench", "--backbone", "scenes_vit", "--img-sizes", "32,34", "--reducers", "none")
+    assert done.returncode == 2 and "patches of 4 px do not divide images of 34 px" in done.stderr, done.stderr

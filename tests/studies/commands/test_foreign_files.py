@@ -149,3 +149,9 @@ def test_arrays_that_are_no_predictions(out, arrays):
     records = load_records(out)
     (note,) = analyse(run_frame([records])).replicates.notes
     assert "cropr-0.5-s0" in note
+
+
+def test_one_study_is_not_compared_with_itself(out, tmp_path):
+    (tmp_path / "link").symlink_to(out)
+    code, text = said("report", out, tmp_path / "link")
+    assert code == 2 and f"{out} is given twice" in text

@@ -119,3 +119,20 @@ def test_of_large_sets_some_files_are_looked_into(tmp_path):
     assert looked_into(files, whole_bytes=len(files) * 2) == files
     some = looked_into(files, whole_bytes=len(files) * 2 - 1)
     assert len(set(some)) == SOME_FILES and {files[0], files[-1]} < set(some)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--set", "augment=rand-m9"), "--set augment: scenes has an augmentation of its own"),
+        (("--set", "random_erasing=0.1"), "--set random_erasing: scenes has an augmentation of its own"),
+        (("--backbone", "scenes_vit="), "'scenes_vit=' names no file"),
+        (("--backbone", "scenes_vit=FOLDER/d.safetensors"), "d.safetensors is a folder, not a file"),
+        (("--config", "FOLDER/date.toml"), "out is a date; write it as text"),
+    ],
+)
+def test_what_would_be_taken_in_silence(args, said, tmp_path):
+    (tmp_path / "d.safetensors").mkdir()
+    (tmp_path / "date.toml").write_text("out = 2020-01-01\n")
+    done = study("run", *(arg.replace("FOLDER", str(tmp_path)) for arg in args))
+    assert done.returncode == 2 and said in done.stderr, done.stderr

@@ -173,3 +173,9 @@ def test_what_each_task_has_for_the_rest():
         for dense, valid in ((False, IN_IMAGES), (True, IN_PIXELS)):
             taken = [rest for rest in valid if (name, "rest", rest, dense) not in REFUSED]
             assert all(parse_one(f"{name}:rest={rest}", dense).rest == rest for rest in taken)
+
+
+@pytest.mark.parametrize("text", ["cropr:", "cropr:,rate=4", "cropr:rate=4,,heads=3"])
+def test_an_empty_option_is_refused(text):
+    with pytest.raises(ValueError, match="has an empty option; options are written cropr:key=value"):
+        parse_one(text)
