@@ -49,10 +49,6 @@ class Job:
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu  # torch is not imported yet
         self._load_methods()
-        if self.kind != "speed":  # what is timed is timed as it is run elsewhere
-            from studies.runs.memory import keep_freed_memory
-
-            keep_freed_memory()
         slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
         signals = Signals(slurm)
         claim = _slurm_claim() if slurm else Claim

@@ -14,19 +14,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PeakMemory", "keep_freed_memory"]
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-
-
-def keep_freed_memory() -> bool:
-    """For a process that trains: what a step gives back the next one asks for again, and handing it to the system and
-    clearing it in between costs some percent on a CPU. Whether this C library can be told so."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another one than glibc
-        return False
-    return bool(mallopt(M_TRIM_THRESHOLD, -1) and mallopt(M_MMAP_MAX, 0))
+__all__ = ["PeakMemory"]
 
 
 class PeakMemory:
