@@ -134,7 +134,9 @@ def study_options(
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of seeds, from 0 (default: the study's).")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification or segmentation (default: the study's).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, segmentation or detection (default: the study's).")
+    ] = None,
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     backbone: Annotated[
@@ -343,7 +345,9 @@ def bench(
     device: DeviceOption = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,
-    task: Annotated[str, typer.Option(help="classification, or segmentation: with its decoder.")] = "classification",
+    task: Annotated[
+        str, typer.Option(help="classification; segmentation: with its decoder; detection: the encoder.")
+    ] = "classification",
     as_json: JsonOption = False,
 ) -> None:
     """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""

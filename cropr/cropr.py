@@ -228,7 +228,8 @@ class Cropr(OnCroprSchedule):
     def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
         queries = self.queries or 1
         return CroprModule(
-            keep, vit.embed_dim, vit.num_classes, queries, self.heads, self.q_proj, self.k_proj, self.v_proj,
+            keep, vit.embed_dim, getattr(vit.head, "num_labels", vit.num_classes), queries,
+            self.heads, self.q_proj, self.k_proj, self.v_proj,
             self.pre_norm, self.mlp, self.mlp_ratio, self.detach, self.select, self.at_reducer,
         )  # fmt: skip
 

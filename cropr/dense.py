@@ -107,6 +107,8 @@ class DenseViT(ReducedViT):
         (patch_h, patch_w), (rows, columns) = self.vit.patch_embed.patch_size, self.grid_size
         # Contiguous: torch's kernel for the layout with channels last takes four times as long on a CPU (150 classes).
         maps = logits.transpose(1, 2).contiguous().unflatten(2, (rows, columns))
+        if (read := getattr(self.vit.head, "read", None)) is not None:  # a head of maps, such as a detector's
+            return read(maps)
         pixels = F.interpolate(maps, size=(rows * patch_h, columns * patch_w), mode="bilinear")
         return pixels[..., : size[0], : size[1]]
 

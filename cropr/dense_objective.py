@@ -27,6 +27,14 @@ def patch_target(target: Tensor, patch_size: tuple[int, int]) -> Tensor:
     return target[:, :: patch_size[0], :: patch_size[1]]
 
 
+def patch_labels(model: ReducedViT, batch: Labelled) -> Tensor:
+    """[B, L] the classes of patches: those of their pixels, or what the data set says where it labels no pixels."""
+    if isinstance(batch.target, Tensor):
+        return patch_target(batch.target, model.vit.patch_embed.patch_size).flatten(1)
+    assert batch.patch_target is not None
+    return batch.patch_target
+
+
 class Curriculum:
     """Pruning rates that grow from 0 over the first half of the E epochs (Cropr, arXiv 2412.00965): each module's own
     rate does, in whole patches, so that the rates of a schedule that is not constant grow alike. `first_extra` patches
@@ -92,11 +100,12 @@ class CroprDenseObjective(DenseObjective):
         tokens, size = model.forward_features(batch.images), batch.images.shape[-2:]
         logits = model.upsample(model.patch_logits(tokens), size)
         terms = {"main": Term(self.criterion(logits, batch.target), "label")}
-        labels = patch_target(batch.target, model.vit.patch_embed.patch_size).flatten(1)
+        labels = patch_labels(model, batch)
         for i, auxiliary in enumerate(tokens.aux):
-            terms[f"aux_{i}"] = Term(self.criterion(auxiliary.transpose(1, 2), labels), "patch", self.weight)
+            loss = self.criterion.of_patches(auxiliary.transpose(1, 2), labels)
+            terms[f"aux_{i}"] = Term(loss, "patch", self.weight)
         return terms, self.counts(model, batch)
 
     def counts(self, model: ReducedViT, batch: Labelled) -> Counts:
-        labels = patch_target(batch.target, model.vit.patch_embed.patch_size)
+        labels = patch_labels(model, batch)
         return {"label": self.criterion.count(batch.target), "patch": self.criterion.count(labels)}

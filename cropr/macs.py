@@ -63,7 +63,8 @@ def planned_macs(
         if i in reducers:
             scoring += reducers[i].macs(attended - prefix, prefix, vit.embed_dim)
     if decoder:
-        return Macs(backbone, scoring, num_patches * linear_weights(vit.head))
+        own = getattr(vit.head, "macs", None)  # of a head that is no layer of every patch
+        return Macs(backbone, scoring, num_patches * linear_weights(vit.head) if own is None else own(num_patches))
     return Macs(backbone + head_macs(vit, counts[-1][2]), scoring)
 
 

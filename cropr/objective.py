@@ -10,7 +10,7 @@ Letters: B images, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class Labelled(Protocol):
     def images(self) -> Tensor: ...  # [B, 3, h, w]
 
     @property
-    def target(self) -> Tensor: ...  # as the criterion wants it
+    def target(self) -> Any: ...  # as the criterion wants it
 
     @property
     def patch_target(self) -> Tensor | None: ...  # [B, L] labels in the patch grid, where there are some
@@ -50,10 +50,13 @@ Counts = Mapping[str, Tensor]  # [] each
 class Criterion(Protocol):
     """The loss of a task."""
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, logits: Any, target: Any) -> Tensor:
         """Its sum over everything that is labelled, []."""
 
-    def count(self, target: Tensor) -> Tensor:
+    def of_patches(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The same of logits [B, C, L] with the classes [B, L] of patches."""
+
+    def count(self, target: Any) -> Tensor:
         """How much that is, []."""
 
 
@@ -68,6 +71,8 @@ class CrossEntropy:
         return F.cross_entropy(
             logits, target, reduction="sum", ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
         )
+
+    of_patches = __call__
 
     def count(self, target: Tensor) -> Tensor:
         if target.is_floating_point():

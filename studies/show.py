@@ -117,7 +117,10 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
         if run not in records:
             raise ValueError(nearest("finished run", run, records))
     chosen = list(runs or default_runs(records))
-    data = create_dataset(read_config(directory / "runs" / chosen[0] / "config.json"))
+    config = read_config(directory / "runs" / chosen[0] / "config.json")
+    if config.task == "detection":
+        raise ValueError(f"{directory} is of detection, whose boxes are not drawn yet; report and evaluate read it")
+    data = create_dataset(config)
     for item in items:
         if not 0 <= item < data.num_test:
             raise ValueError(f"item {item} is outside the test split, 0 to {data.num_test - 1}")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = [
-    "CONFIDENCE", "RESAMPLES", "Population", "holm", "interval", "mean_iou", "num_resamples", "p_value",
-    "resample_accuracy", "resample_mean_iou", "resample_seeds", "smallest_p_over_seeds",
+    "CONFIDENCE", "RESAMPLES", "Population", "cluster_weights", "holm", "interval", "mean_iou", "num_resamples",
+    "p_value", "resample_accuracy", "resample_mean_iou", "resample_seeds", "smallest_p_over_seeds",
 ]  # fmt: skip
 
 CONFIDENCE = 0.95
@@ -62,7 +62,7 @@ def resample_accuracy(
     num_clusters, num_runs = hits.shape
     columns = np.column_stack([hits, sizes]).astype(np.float32)  # counts: exact in float32 below 2**24
     accuracy = np.empty((num_runs, resamples))
-    for start, weights in _weights(num_clusters, resamples, seed, block_entries):
+    for start, weights in cluster_weights(num_clusters, resamples, seed, block_entries):
         sums = weights.astype(np.float32) @ columns  # [size, R + 1]
         accuracy[:, start : start + len(sums)] = (sums[:, :-1] / sums[:, -1:].astype(np.float64)).T
     return accuracy
@@ -78,7 +78,7 @@ def resample_mean_iou(counts: Sequence[np.ndarray], resamples: int = RESAMPLES, 
         [R, B] shares in 0..1.
     """
     values = np.empty((len(counts), resamples))
-    for start, weights in _weights(len(counts[0]), resamples, seed):
+    for start, weights in cluster_weights(len(counts[0]), resamples, seed):
         for run, own in enumerate(counts):
             sums = weights.astype(np.float64) @ own.reshape(len(own), -1)  # pixels: beyond what float32 counts exactly
             values[run, start : start + len(sums)] = mean_iou(sums.reshape(-1, *own.shape[1:]))
@@ -94,8 +94,8 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
     return (right / np.where(present, union, 1)).sum(axis=-1) / present.sum(axis=-1)
 
 
-def _weights(
-    num_clusters: int, resamples: int, seed: int, block_entries: int = BLOCK_ENTRIES
+def cluster_weights(
+    num_clusters: int, resamples: int, seed: int = 0, block_entries: int = BLOCK_ENTRIES
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first resample, how often each cluster was drawn [size, C]) of blocks of resamples."""
     rng = np.random.default_rng(seed)

@@ -4,17 +4,19 @@ Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segm
 here in percent and points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.records.store import CorruptRecord, read_predictions
+from results.records.store import CorruptRecord
 from results.statistics import bootstrap
 from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
+from results.statistics.statistic import STATISTICS, read_values
 
 __all__ = [
     "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
@@ -29,7 +31,7 @@ class Replicates:
     """Accuracy of every run in every resample; row numbers are those of the run frame."""
 
     population: np.ndarray  # [R] which test items a run saw, -1 where it has no predictions
-    observed: np.ndarray  # [R] share of hits, or mean IoU, in predictions.npz
+    observed: np.ndarray  # [R] share of hits, mean IoU or AP, in predictions.npz
     accuracy: np.ndarray  # [R, B] the same in every resample
     num_clusters: dict[int, int]  # of each population
     notes: tuple[str, ...]
@@ -39,12 +41,12 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
     """Reads the predictions of all finished runs and resamples them, population by population."""
     populations: dict[bytes, tuple[int, Population]] = {}
     number = np.full(len(runs), -1)
-    sums: list[np.ndarray] = []  # over each cluster
+    held: list[Any] = []  # what each run's values are by cluster
     notes = []
-    is_iou = runs["metric_statistic"].iat[0] == "mean_iou"
+    statistic = STATISTICS.get(runs["metric_statistic"].iat[0], STATISTICS["mean"])
     for row, path in runs.loc[runs["status"] == "done", "path"].items():
         try:
-            item, cluster, value = _read(path, _class_pixels if is_iou else _hits)
+            item, cluster, value = read_values(path, statistic)
         except (FileNotFoundError, KeyError, CorruptRecord) as error:
             notes.append(f"{runs['id'].iat[row]}: no interval, predictions.npz cannot be used ({error}).")
             continue
@@ -52,20 +54,14 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
         if key not in populations:
             populations[key] = len(populations), Population.of(cluster)
         number[row], population = populations[key]
-        sums.append(population.sums(value))
-    resamples = bootstrap.num_resamples(num_comparisons, len(sums))
+        held.append(statistic.gather(population, value))
+    resamples = statistic.resamples or bootstrap.num_resamples(num_comparisons, len(held))
     observed = np.full(len(runs), np.nan)
     accuracy = np.full((len(runs), resamples), np.nan)
-    row_of_sums = number[number >= 0]
+    row_of_held = number[number >= 0]
     for which, population in populations.values():
-        own = [sums[i] for i in np.flatnonzero(row_of_sums == which)]
-        if is_iou:
-            observed[number == which] = [bootstrap.mean_iou(counts.sum(axis=0)) for counts in own]
-            accuracy[number == which] = bootstrap.resample_mean_iou(own, resamples)
-            continue
-        columns = np.column_stack(own)  # [C, R of this population]
-        observed[number == which] = columns.sum(axis=0) / population.sizes.sum()
-        accuracy[number == which] = bootstrap.resample_accuracy(columns, population.sizes, resamples)
+        own = [held[i] for i in np.flatnonzero(row_of_held == which)]
+        observed[number == which], accuracy[number == which] = statistic.resample(population, own, resamples)
     notes += _contradictions(runs, observed)
     num_clusters = {which: len(population.sizes) for which, population in populations.values()}
     return Replicates(number, observed, accuracy, num_clusters, tuple(notes))
@@ -191,34 +187,6 @@ def differences(
     columns = {"difference_points": observed, "difference_low_points": low, "difference_high_points": high}
     frame = pd.DataFrame(pairs, columns=["row", "other"], dtype=int)
     return frame.assign(**{name: _POINTS * values for name, values in columns.items()}, p=p)
-
-
-def _read(run_dir: str, values: Callable[[dict[str, np.ndarray]], np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Items in ascending order, their clusters, and their `values`: arrays [I], [I], [I, ...]."""
-    arrays, path = read_predictions(run_dir), f"{run_dir}/predictions.npz"
-    try:
-        item, cluster, value = arrays["item"], arrays["cluster"], values(arrays)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CorruptRecord(path, f"without what this task's predictions are ({error})") from None
-    if any(array.dtype.kind not in "iub" for array in (item, cluster, value)) or item.ndim != 1 or cluster.ndim != 1:
-        raise CorruptRecord(path, "item, cluster or values are no integers, or of other dimensions")
-    if len(item) == 0 or not len(item) == len(cluster) == len(value):
-        raise CorruptRecord(path, "empty, or arrays of different lengths")
-    if (item[1:] > item[:-1]).all():
-        return item, cluster, value
-    order = np.argsort(item, kind="stable")
-    return item[order], cluster[order], value[order]
-
-
-def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Whether each item was hit, [I]."""
-    return arrays["prediction"] == arrays["target"]
-
-
-def _class_pixels(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Pixels of each class that are right, labelled so and predicted so, [I, 3, K]."""
-    confusion = arrays["confusion"]
-    return np.stack([confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
 
 
 def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:

@@ -64,7 +64,14 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     if not dense and (bad := [size for size in sizes if size is not None and size % patch]):
         raise ValueError(f"patches of {patch} px do not divide images of {bad[0]} px")
     vits = [
-        create_backbone(name, img_size=size, num_classes=classes, pretrained=False, checkpoint=checkpoint)
+        create_backbone(
+            name,
+            img_size=size,
+            num_classes=classes,
+            pretrained=False,
+            checkpoint=checkpoint,
+            detector=options.task == "detection",
+        )
         for size in sizes
     ]
     if options.out is not None:

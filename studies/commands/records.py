@@ -56,7 +56,7 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
     saved, where = info(model), resolve_device(device)
     if saved["dtype"] not in (*DTYPES, "float32"):
         raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
-    name = "segmentation" if saved.get("fusion") else "classification"
+    name = "detection" if saved["options"].get("detector") else "segmentation" if saved["fusion"] else "classification"
     config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)
     items, reduced, task = create_dataset(config), load(model), load_task(name)
     _check_fits(reduced, items, model)

@@ -7,24 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset"]
+__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances"]
 
 OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
+
+
+class Instances(NamedTuple):
+    """The objects of images. Letters: B batch, K objects of an image at most, S image side in pixels. Places that an
+    image leaves empty have class -1 and a box of zeros."""
+
+    boxes: Tensor  # [B, K, 4] float32 x0 y0 x1 y1 in pixels, x1 and y1 exclusive
+    classes: Tensor  # [B, K] int64
+    places: Tensor  # [B, S, S] uint8, k + 1 where object k is, 0 background
+
+    def targets(self) -> list[dict[str, Tensor]]:
+        """As torchvision's detectors want them: of each image boxes [n, 4], labels [n] from 1 on and masks [n, S, S]
+        uint8."""
+        found = []
+        for boxes, classes, places in zip(*self, strict=True):
+            there = (classes >= 0).nonzero()[:, 0]
+            masks = (places == (there + 1)[:, None, None]).to(places.dtype)
+            found.append({"boxes": boxes[there], "labels": classes[there] + 1, "masks": masks})
+        return found
 
 
 class Batch(NamedTuple):
     """What every data set yields. Letters: B batch, S image side in pixels, L patches."""
 
     images: Tensor  # [B, 3, S, S] float32, normalised, contiguous
-    target: Tensor  # [B] int64 class, or [B, S, S] int64 mask for segmentation
+    target: Any  # [B] int64 class, or [B, S, S] int64 mask for segmentation, or objects for detection
     item: Tensor  # [B] int64 index of the item in its split
     cluster: Tensor  # [B] int64 what items share (their source digit or image), for paired and cluster statistics
     patch_target: Tensor | None = None  # [B, L] int64 labels in the patch grid, where the data set has them

@@ -58,13 +58,15 @@ def create_backbone(
     pool_include_prefix: bool | None = None,
     dynamic_img_size: bool | None = None,
     checkpoint: str | Path | None = None,
+    detector: bool = False,
 ) -> nn.Module:
     """A timm model with random weights, those of timm (`pretrained`), or those of the file `checkpoint` (which goes
     before `pretrained`). None: the model's own value, and for `num_classes` that of the checkpoint.
 
     `name_or_file` may be a checkpoint itself, if it says which model it is of. Position embeddings and patch kernels
     are resampled by timm. A classifier of other classes than asked for is replaced, with a warning in the log. The
-    configuration that `timm.data.resolve_model_data_config` reads follows `img_size`.
+    configuration that `timm.data.resolve_model_data_config` reads follows `img_size`. `detector`: with the pyramid and
+    the heads of a detector in the place of the classifier (see detector.py).
 
     Raises ValueError: unknown name, a model that is not supported, a missing, truncated or foreign checkpoint.
     """
@@ -84,6 +86,10 @@ def create_backbone(
     if state is not None:
         for note in load_into(model, state, str(checkpoint)):
             _logger.warning("%s: %s", checkpoint, note)
+    if detector:
+        from studies.tasks.detector import attach
+
+        attach(model, model.num_classes)
     if img_size is not None:
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *model.patch_embed.img_size)}
     return model
@@ -102,7 +108,8 @@ def described_by(checkpoint: str | Path) -> str:
 def options_of(config: RunConfig, image_size: int) -> dict[str, Any]:
     """Options of `create_backbone` for the backbone of a run on images of `image_size` pixels."""
     if TASKS[config.task].dense:
-        return sized_for(config.backbone, image_size)
+        detector = {"detector": True} if config.task == "detection" else {}
+        return sized_for(config.backbone, image_size) | detector
     return POOLS[config.pool] if config.pool else {}
 
 

@@ -164,6 +164,7 @@ def _settings(vit: nn.Module) -> dict[str, Any]:
         "global_pool": vit.global_pool,
         "pool_include_prefix": getattr(vit, "pool_include_prefix", None),
         "dynamic_img_size": vit.dynamic_img_size,
+        "detector": hasattr(vit.head, "detect"),
     }
 
 

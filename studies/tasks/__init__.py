@@ -36,13 +36,18 @@ class TaskInfo(NamedTuple):
     """What is known of a task before anything heavy is imported."""
 
     summary: str
-    dense: bool  # logits for every pixel
+    dense: bool  # something for every pixel, so that every patch counts to the end
     metrics: tuple[Metric, ...]  # the headline first
 
 
 TASKS = {
     "classification": TaskInfo("one class for each image", False, (Metric("top1", "top-1", statistic="mean"),)),
     "segmentation": TaskInfo("one class for each pixel", True, (Metric("miou", "mIoU", statistic="mean_iou"),)),
+    "detection": TaskInfo(
+        "boxes and masks of objects",
+        True,
+        (Metric("box_ap", "box AP", statistic="box_ap"), Metric("mask_ap", "mask AP", statistic="mask_ap")),
+    ),
 }
 
 

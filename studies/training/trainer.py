@@ -27,7 +27,7 @@ from cropr.objective import Counts, Objective, weighted_loss
 from cropr.vit import ReducedViT
 from results.records.store import append_line, write_text
 from studies.config import Recipe
-from studies.data import Batch, Data
+from studies.data import Batch, Data, Instances
 from studies.training.distributed import ALONE, World
 from studies.training.rates import learning_rate, parameter_groups
 from studies.training.state import below, load_optimizer, optimizer_tensors, read_state, there_is, under, write_state
@@ -48,7 +48,10 @@ class Stopped(BaseException):
 
 def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """`batch` with `change` made to every column that it has."""
-    return batch._replace(**{name: change(part) for name, part in batch._asdict().items() if part is not None})
+    parts: dict[str, Any] = {name: part for name, part in batch._asdict().items() if part is not None}
+    for name, part in parts.items():
+        parts[name] = Instances(*map(change, part)) if isinstance(part, Instances) else change(part)
+    return batch._replace(**parts)
 
 
 def _rows(begin: int, end: int, column: Tensor) -> Tensor:

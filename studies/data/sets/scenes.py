@@ -18,16 +18,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from studies.config import RunConfig
-from studies.data import Batch, Dataset
+from studies.data import Batch, Dataset, Instances
 
 Split = Literal["train", "val", "test"]
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
 
 IMAGE_SIZE = 32
 DIGIT_SIZE = 16
@@ -69,9 +69,9 @@ class Rendered(NamedTuple):
 class Scenes:
     """The data set.
 
-    `task` decides what `target` is: the class of the first digit, or the class mask. `seed` changes the training scenes
-    only; the others are fixed. `num_digits` is the range of digits in a scene, both ends included. `scored`: the split
-    that stands for the test items. `sources`: raw material other than scikit-learn's.
+    `task` decides what `target` is: the class of the first digit, the class mask, or the objects. `seed` changes the
+    training scenes only; the others are fixed. `num_digits` is the range of digits in a scene, both ends included.
+    `scored`: the split that stands for the test items. `sources`: raw material other than scikit-learn's.
     """
 
     name = "scenes"
@@ -96,7 +96,7 @@ class Scenes:
             raise ValueError(f"num_digits {num_digits} for scenes is not a range (low, high) within 1..{MAX_DIGITS}")
         self.task, self.seed, self.patch_size, self.num_digits = task, seed, patch_size, num_digits
         self.scored = scored
-        self.num_classes = 10 if task == "classification" else 11
+        self.num_classes = 11 if task == "segmentation" else 10
         self.sources = sources or load_sources()
         self.num_train = len(self.split["train"])  # scenes of an epoch: each training digit once
         self.num_val, self.num_test = (len(self.split[name]) * REPEATS[name] for name in ("val", scored))
@@ -133,9 +133,15 @@ class Scenes:
         """The scenes of an index [B] as tensors."""
         scenes = self.render(split, index)
         images = (scenes.image - np.float32(MEAN)) / np.float32(STD)
-        target = scenes.classes[:, 0] if self.task == "classification" else scenes.mask.astype(np.int64)
-        arrays = (images, target, index, scenes.sources[:, 0], patch_labels(scenes.mask, self.patch_size))
-        return Batch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+        labels = patch_labels(scenes.mask, self.patch_size)
+        return Batch(*map(tensor, (images, self._target(scenes), index, scenes.sources[:, 0], labels)))
+
+    def _target(self, scenes: Rendered) -> np.ndarray | Instances:
+        if self.task == "classification":
+            return scenes.classes[:, 0]
+        if self.task == "segmentation":
+            return scenes.mask.astype(np.int64)
+        return Instances(*map(tensor, (scenes.boxes.astype(np.float32), scenes.classes, scenes.instances)))
 
     def render(self, split: Split, index: np.ndarray) -> Rendered:
         """The scenes of an index [B] with all their labels; any order, repeats allowed."""
@@ -176,6 +182,11 @@ class Scenes:
             for array in scenes.render(split, np.arange(0, scenes.num_test, 71)):
                 digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def tensor(array: Any) -> Any:
+    """A contiguous tensor; what is none already stays."""
+    return torch.from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array
 
 
 # ---- sources and split
@@ -327,7 +338,7 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
 
 
 def _make(config: RunConfig) -> Scenes:
-    digits = (1, MAX_DIGITS) if config.task == "segmentation" else (1, 1)
+    digits = (1, 1) if config.task == "classification" else (1, MAX_DIGITS)
     return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split)
 
 

@@ -1,0 +1,103 @@
+"""How the items of a run make its metric, and how that is resampled: hits, mean IoU, or average precision.
+
+Letters: I items, C clusters, R runs of one population, B resamples, K classes of segmentation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from results.records.store import CorruptRecord, read_predictions
+from results.statistics import average_precision, bootstrap
+from results.statistics.average_precision import Matches
+from results.statistics.bootstrap import Population
+
+__all__ = ["STATISTICS", "Statistic", "read_values"]
+
+AP_RESAMPLES = 1000  # each costs a millisecond and more
+
+
+class Statistic(NamedTuple):
+    """One way from items to a metric."""
+
+    values: Callable[[dict[str, np.ndarray]], Any]  # of the arrays of predictions.npz: [I, ...], or Matches
+    gather: Callable[[Population, Any], Any]  # of a run, by cluster
+    resample: Callable[[Population, list[Any], int], tuple[Any, Any]]  # of R runs: [R] as observed, [R, B] resampled
+    resamples: int | None = None  # B, where it is fixed
+
+
+def read_values(run_dir: str, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Items in ascending order, their clusters, and their values: [I], [I], and what `statistic` makes of the arrays.
+    Raises FileNotFoundError, CorruptRecord."""
+    arrays, path = read_predictions(run_dir), f"{run_dir}/predictions.npz"
+    try:
+        item, cluster, value = arrays["item"], arrays["cluster"], statistic.values(arrays)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise CorruptRecord(path, f"without what this task's predictions are ({error})") from None
+    if any(array.dtype.kind not in "iu" or array.ndim != 1 for array in (item, cluster)):
+        raise CorruptRecord(path, "item or cluster are no integers, or of other dimensions")
+    in_order = bool((item[1:] > item[:-1]).all())
+    if isinstance(value, Matches):
+        if len(item) == 0 or not len(item) == len(cluster) == value.truths.shape[1] or not in_order:
+            raise CorruptRecord(path, "empty, of different lengths or not in the order of items")
+        return item, cluster, value
+    if value.dtype.kind not in "iub":
+        raise CorruptRecord(path, "values are no integers")
+    if len(item) == 0 or not len(item) == len(cluster) == len(value):
+        raise CorruptRecord(path, "empty, or arrays of different lengths")
+    if in_order:
+        return item, cluster, value
+    order = np.argsort(item, kind="stable")
+    return item[order], cluster[order], value[order]
+
+
+def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Whether each item was hit, [I]."""
+    return arrays["prediction"] == arrays["target"]
+
+
+def _class_pixels(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Pixels of each class that are right, labelled so and predicted so, [I, 3, K]."""
+    confusion = arrays["confusion"]
+    return np.stack([confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
+
+
+def _sums(population: Population, values: np.ndarray) -> np.ndarray:
+    return population.sums(values)
+
+
+def _resample_hits(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
+    columns = np.column_stack(own)  # [C, R]
+    observed = columns.sum(axis=0) / population.sizes.sum()
+    return observed, bootstrap.resample_accuracy(columns, population.sizes, resamples)
+
+
+def _resample_iou(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
+    observed = [bootstrap.mean_iou(counts.sum(axis=0)) for counts in own]
+    return observed, bootstrap.resample_mean_iou(own, resamples)
+
+
+def _resample_ap(population: Population, own: list[Matches], resamples: int) -> tuple[Any, Any]:
+    observed = [average_precision.average_precision(matches) for matches in own]
+    values = np.empty((len(own), resamples))
+    for start, weights in bootstrap.cluster_weights(len(population.sizes), resamples):
+        of_images = weights[:, population.cluster]  # [size, I]
+        for run, matches in enumerate(own):
+            found = average_precision.resample_average_precision(matches, of_images)
+            values[run, start : start + len(found)] = found
+    return observed, values
+
+
+def _matches(prefix: str) -> Statistic:
+    read = partial(Matches.from_arrays, prefix=prefix)
+    return Statistic(read, lambda _, matches: matches, _resample_ap, AP_RESAMPLES)
+
+
+STATISTICS = {
+    "mean": Statistic(_hits, _sums, _resample_hits),
+    "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
+    "box_ap": _matches("box_"),
+    "mask_ap": _matches("mask_"),
+}

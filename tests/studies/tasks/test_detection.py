@@ -1,0 +1,179 @@
+"""Detection: the pyramid and the heads, what they are trained for, and how they are scored."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from command_line import study
+
+from cropr.dense import DenseViT
+from results.statistics.average_precision import Matches, average_precision
+from studies.data.sets.scenes import Scenes
+from studies.measure.flops import check_macs
+from studies.models import deploy
+from studies.models.backbones import create_backbone
+from studies.models.methods import builtin, parse_one
+from studies.models.reducers import build
+from studies.tasks.detection import criterion, evaluate
+from studies.tasks.detector import DetectionHead, SimplePyramid
+
+STANDARD = [name for name, method in builtin().items() if method.standard and name != "none"]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes("detection", num_digits=(1, 4))
+
+
+def backbone(name="scenes_vit_sincos"):
+    torch.manual_seed(0)
+    return create_backbone(name, pretrained=False, detector=True)
+
+
+def reduced(spec, budget=None):
+    return build(backbone(), parse_one(spec, True), budget).model
+
+
+# ---- data
+
+
+def test_objects_of_scenes_are_those_that_were_drawn(scenes):
+    index = np.arange(20)
+    batch, drawn = scenes.batch("test", index), scenes.render("test", index)
+    for number, target in enumerate(batch.target.targets()):
+        there = np.flatnonzero(drawn.classes[number] >= 0)
+        assert target["labels"].tolist() == (drawn.classes[number][there] + 1).tolist() and len(there) >= 1
+        for box, mask, slot in zip(target["boxes"], target["masks"], there, strict=True):
+            rows, columns = np.nonzero(drawn.instances[number] == slot + 1)
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert (mask.numpy() == (drawn.instances[number] == slot + 1)).all() and mask.sum() == len(rows)
+    counts = {len(target["labels"]) for target in batch.target.targets()}
+    assert counts == {1, 2, 3, 4}
+
+
+# ---- the head
+
+
+@pytest.mark.parametrize(
+    ("scales", "sides"), [((2.0, 1.0, 0.5), (16, 8, 4, 2)), ((4.0, 2.0, 1.0, 0.5), (32, 16, 8, 4, 2))]
+)
+def test_the_pyramid_has_a_map_for_each_scale(scales, sides):
+    maps = SimplePyramid(32, 24, scales)(torch.randn(2, 32, 8, 8))
+    assert [tuple(found.shape) for found in maps.values()] == [(2, 24, side, side) for side in sides]
+
+
+def test_small_and_large_patches_have_their_own_sizes():
+    small, large = DetectionHead(96, 10, 4), DetectionHead(384, 80, 16)
+    assert len(small.pyramid.levels) == 3 and len(large.pyramid.levels) == 4
+    assert [size for (size,) in large.rpn.anchor_generator.sizes] == [16, 32, 64, 128, 256]
+    assert large.roi_heads.box_predictor.cls_score.out_features == 81
+
+
+def test_what_a_call_returns_is_the_map_of_the_last_tokens(scenes):
+    model = DenseViT(backbone()).eval()
+    images = scenes.test_items(range(3)).images
+    with torch.no_grad():
+        maps = model(images)
+        tokens = model.vit.forward_features(images)
+    expected = tokens[:, 1:].transpose(1, 2).reshape(3, 96, 8, 8)
+    torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize("spec", ["cropr:rate=0", "random:rate=0", "evit:keep=1", "tome:r=0"])
+def test_with_nothing_pruned_it_is_the_plain_detector(spec, scenes):
+    images = scenes.test_items(range(4)).images
+    plain, model = DenseViT(backbone()).eval(), reduced(spec).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(images), model(images))
+        for ours, theirs in zip(
+            model.vit.head.detect(model(images)), plain.vit.head.detect(plain(images)), strict=True
+        ):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", STANDARD)
+def test_costs_are_those_of_the_encoder_counted_three_ways(name):
+    counts = check_macs(reduced(name, 0.7).fold().eval())
+    dense = check_macs(DenseViT(backbone()).eval())
+    assert counts.closed_form == counts.torch and counts.closed_form / dense.closed_form == pytest.approx(0.7, abs=0.02)
+
+
+# ---- training
+
+
+def test_the_loss_is_torchvisions_and_of_each_image_alike(scenes):
+    """Twice the batch, twice the loss, as far as what is drawn at random allows; gradients reach encoder and heads."""
+    model, batch = DenseViT(backbone()).train(), next(scenes.train_batches(0, 8))
+    loss = criterion()
+    torch.manual_seed(0)
+    features = model(batch.images)
+    total = loss(features, batch.target)
+    assert loss.count(batch.target) == 8 and 0 < float(total.detach()) / 8 < 20
+    total.backward()
+    lacking = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert all("cls_token" in name or "norm1.bias" in name or "qkv.bias" in name for name in lacking), lacking
+    with pytest.raises(ValueError, match="no label smoothing"):
+        criterion(0.1)
+
+
+def test_a_few_steps_find_the_digits(scenes):
+    """Ten scenes learnt by heart are found again; the same steps with boxes of other scenes are not."""
+
+    def learnt(shift):
+        model, batch = DenseViT(backbone()), scenes.batch("train", np.arange(10))
+        target = type(batch.target)(*(part.roll(shift, 0) for part in batch.target))
+        optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.0)
+        for _ in range(120):
+            model.train()
+            optimizer.zero_grad()
+            criterion()(model(batch.images), target).div(10).backward()
+            optimizer.step()
+        return evaluate(model, [batch], "cpu").metrics
+
+    found, lost = learnt(0), learnt(5)
+    assert found["box_ap50"] > 0.5 > lost["box_ap50"] + 0.2, (found, lost)
+
+
+# ---- scores
+
+
+def test_scores_and_matches_say_the_same(scenes):
+    model = DenseViT(backbone())
+    found = evaluate(model, [scenes.test_items(range(8)), scenes.test_items(range(8, 12))], "cpu")
+    names = {f"{kind}_{key}" for kind in ("box", "mask") for key in ("ap", "ap50", "ap75", "ar_100", "ap_small")}
+    assert names <= set(found.metrics) and found.predictions["item"].tolist() == list(range(12))
+    for kind in ("box", "mask"):
+        matches = Matches.from_arrays(found.predictions, prefix=f"{kind}_")
+        assert average_precision(matches) == pytest.approx(found.metrics[f"{kind}_ap"], abs=1e-9)
+
+
+def test_a_detector_is_the_same_after_loading(tmp_path, scenes):
+    model = reduced("cropr", 0.7).eval()
+    deploy.save(model, tmp_path / "m", backbone="scenes_vit_sincos", data_config=None)
+    loaded, images = deploy.load(tmp_path / "m"), scenes.test_items(range(2)).images
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.fold()(images))
+        pairs = zip(loaded.vit.head.detect(loaded(images)), model.vit.head.detect(model(images)), strict=True)
+    assert all(torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
+
+
+def test_from_the_command_to_the_report(tmp_path):
+    out = tmp_path / "out"
+    command = ("run", "--task", "detection", "--quick", "--reducers", "none,cropr", "--out", out,
+               "--set", "batch_size=64")  # fmt: skip
+    done = study(*command, timeout=600)
+    assert done.returncode == 0, done.stderr
+    records = {path.parent: json.loads(path.read_text()) for path in out.glob("runs/*/result.json")}
+    assert len(records) == 2
+    for record in records.values():
+        assert {"box_ap", "mask_ap", "box_ap50", "box_ar_100"} <= set(record["metrics"]["final"])
+        assert record["macs_g"].get("decoder", 0) == 0
+    folder, record = next(iter(records.items()))
+    scores = json.loads(study("evaluate", folder / "model").stdout)
+    assert scores["box_ap"] == record["metrics"]["final"]["box_ap"] and scores["num_items"] == record["num_items"]
+    assert "box AP, %" in (out / "report" / "table.md").read_text()
+    again = study(*command)
+    assert again.returncode == 0 and {p: json.loads((p / "result.json").read_text()) for p in records} == records
+    shown = study("show", out)
+    assert shown.returncode == 2 and "not drawn yet" in shown.stderr
