@@ -1,6 +1,6 @@
 """A quick study that is killed again and again, against one that was left alone.
 
-    python tests/studies/kill_study.py [KILLS] [SEED]
+    python tests/kill_study.py [KILLS] [SEED]
 
 Each kill is by SIGKILL, SIGTERM or SIGINT, of the command alone (its workers live on) or of all its processes, at a
 random moment of what the whole takes, so that backbone, runs, timing and report are all hit; the same command goes on.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 COMMAND = [
     sys.executable, "-m", "cli", "run", "--reducers", "none,random", "--quick", "--set", "epochs=1",
     "--set", "batch_size=449",
