@@ -66,7 +66,9 @@ def next_step(rows: list[Row], out: Path) -> str:
     if counts["running"] or counts["queued"]:
         return f"cropr-study status {out} --watch follows; cropr-study cancel {out} stops the jobs"
     if counts["failed"]:
-        return f"cropr-study logs {out} RUN shows why; cropr-study retry {out} tries the failed ones again"
+        submitted = (out / submissions.LOG).exists()
+        again = f"cropr-study retry {out}" if submitted else "the command that began the study"
+        return f"cropr-study logs {out} RUN shows why; {again} tries the failed ones again"
     if counts["unknown"]:
         return "Slurm does not answer; ask again"
     if counts["pending"]:

@@ -155,3 +155,11 @@ def test_one_study_is_not_compared_with_itself(out, tmp_path):
     (tmp_path / "link").symlink_to(out)
     code, text = said("report", out, tmp_path / "link")
     assert code == 2 and f"{out} is given twice" in text
+
+
+def test_what_to_do_next_is_what_works(out):
+    (out / "runs" / "claimed" / "claim.json").unlink()  # nothing is going on
+    assert "retry" in said("status", out)[1]
+    (out / "slurm" / "submissions.jsonl").unlink()
+    text = said("status", out)[1]
+    assert "the command that began the study tries the failed ones again" in text and "retry" not in text
