@@ -64,7 +64,7 @@ def plan(
     dataset: str,
     backbone: str,
     checkpoint: str | None,
-    pool: str | None,
+    pool: str | None = None,
     data_dir: str | None,
     device: str,
     quick: bool,

@@ -29,19 +29,21 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def start(out: Path) -> subprocess.Popen:
+    """Its stderr is a file beside `out`: workers that outlive the command would keep a pipe open."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*COMMAND, "--out", str(out)], cwd=ROOT, env=env, start_new_session=True, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    with open(out.with_suffix(".log"), "w") as log:
+        return subprocess.Popen(
+            [*COMMAND, "--out", str(out)], cwd=ROOT, env=env, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
 
 
 def finished(out: Path) -> float:
     """Seconds of a study that is left alone."""
     begun = time.monotonic()
     process = start(out)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    process.wait(600)
+    assert process.returncode == 0, out.with_suffix(".log").read_text()
     return time.monotonic() - begun
 
 
@@ -57,7 +59,8 @@ def kill(out: Path, after_s: float, how: signal.Signals, everything: bool) -> st
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    _, said = process.communicate(timeout=120)
+    process.wait(120)
+    said = out.with_suffix(".log").read_text()
     assert "Traceback" not in said, said
     return f"{'all' if everything else 'the command'} by {how.name} after {after_s:.1f} s (exit {process.returncode})"
 
@@ -97,6 +100,7 @@ def survives(folder: Path, kills: int, seed: int) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for all in the background
     with tempfile.TemporaryDirectory() as name:
         arguments = [int(text) for text in sys.argv[1:]]
         print("\n".join(survives(Path(name), *(arguments or [20]), *([0] if len(arguments) < 2 else []))))
