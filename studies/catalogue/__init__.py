@@ -1,6 +1,6 @@
 """The named studies, one file each: it ends in its `Study`, which is all that is known of it elsewhere.
 
-Knows recipes and nothing else: names of methods are text here.
+Knows recipes and tasks and nothing else: names of methods are text here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 
 from studies.config import Recipe
+from studies.tasks import TASKS
 
 __all__ = ["Study", "Timing", "studies"]
 
@@ -67,7 +68,12 @@ class Study:
 
 @cache
 def studies() -> dict[str, Study]:
-    """By name, those that tasks mean first."""
+    """By name, those that tasks mean first, in the order of tasks."""
     modules = [import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     found = [module.STUDY for module in modules if hasattr(module, "STUDY")]
-    return {study.name: study for study in sorted(found, key=lambda study: (not study.default_of_task, study.name))}
+    tasks = list(TASKS)
+
+    def place(study: Study) -> tuple[bool, int, str]:
+        return not study.default_of_task, tasks.index(study.task) if study.default_of_task else 0, study.name
+
+    return {study.name: study for study in sorted(found, key=place)}

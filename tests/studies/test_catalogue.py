@@ -30,7 +30,7 @@ def test_every_file_is_a_study_with_a_claim():
 def test_each_task_has_one_default_and_it_comes_first():
     defaults = [found.task for found in studies().values() if found.default_of_task]
     assert sorted(defaults) == sorted(TASKS)
-    assert list(studies())[: len(defaults)] == ["pareto", "segmentation"]
+    assert list(studies())[: len(defaults)] == ["pareto", "segmentation", "detection"]
 
 
 def test_a_study_has_a_page():

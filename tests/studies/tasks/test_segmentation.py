@@ -49,7 +49,7 @@ def config(**changes):
 def test_tasks_say_what_the_report_reads():
     assert config(task="classification").id != config().id
     headlines = {name: info.metrics[0].name for name, info in TASKS.items()}
-    assert headlines == {"classification": "top1", "segmentation": "miou"}
+    assert headlines == {"classification": "top1", "segmentation": "miou", "detection": "box_ap"}
     assert {study.task for study in studies().values()} == set(TASKS)
     assert {"none" if rest == "drop" else rest for rest in fusion.RESTS} == set(FUSIONS)
 
