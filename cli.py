@@ -273,7 +273,7 @@ def tune(
     """Choose values of each method on validation items, as many trials for each; `run --protocol FILE` takes them."""
     from dataclasses import replace
 
-    from results.records.store import read_json
+    from results.records.files import read_json
     from studies.commands.run import Options, errors_of, prepare
     from studies.commands.tune import choose, directory, lines, trials
 

@@ -32,6 +32,7 @@ from studies.models.backbones import create_backbone
 from studies.models.deploy import load
 from studies.models.methods import ORDER
 from studies.models.reducers import build
+from studies.tasks import TASKS
 
 __all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
 
@@ -118,7 +119,7 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
             raise ValueError(nearest("finished run", run, records))
     chosen = list(runs or default_runs(records))
     config = read_config(directory / "runs" / chosen[0] / "config.json")
-    if config.task == "detection":
+    if TASKS[config.task].detector:
         raise ValueError(f"{directory} is of detection, whose boxes are not drawn yet; report and evaluate read it")
     data = create_dataset(config)
     for item in items:

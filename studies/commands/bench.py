@@ -70,7 +70,7 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
             num_classes=classes,
             pretrained=False,
             checkpoint=checkpoint,
-            detector=options.task == "detection",
+            detector=TASKS[options.task].detector,
         )
         for size in sizes
     ]

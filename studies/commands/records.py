@@ -51,12 +51,13 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
     from studies.data.datasets import create_dataset
     from studies.models.deploy import info, load
     from studies.models.methods import reference
-    from studies.tasks import load_task
+    from studies.tasks import TASKS, load_task
 
     saved, where = info(model), resolve_device(device)
     if saved["dtype"] not in (*DTYPES, "float32"):
         raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
-    name = "detection" if saved["options"].get("detector") else "segmentation" if saved["fusion"] else "classification"
+    kind = (saved.get("fusion") is not None, bool(saved["options"].get("detector")))
+    name = next(name for name, task in TASKS.items() if (task.dense, task.detector) == kind)
     config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)
     items, reduced, task = create_dataset(config), load(model), load_task(name)
     _check_fits(reduced, items, model)

@@ -108,8 +108,7 @@ def described_by(checkpoint: str | Path) -> str:
 def options_of(config: RunConfig, image_size: int) -> dict[str, Any]:
     """Options of `create_backbone` for the backbone of a run on images of `image_size` pixels."""
     if TASKS[config.task].dense:
-        detector = {"detector": True} if config.task == "detection" else {}
-        return sized_for(config.backbone, image_size) | detector
+        return sized_for(config.backbone, image_size) | {"detector": TASKS[config.task].detector}
     return POOLS[config.pool] if config.pool else {}
 
 

@@ -118,7 +118,7 @@ def load(path: Path) -> ReducedViT:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here and replaced must not move the caller's
             model = _rebuild(description)
         kinds = {str(value.dtype).removeprefix("torch.") for value in state.values() if value.is_floating_point()}
-        if kinds != {description["dtype"]}:
+        if description["dtype"] not in kinds:
             raise TypeError(f"dtype {description['dtype']} said, {', '.join(sorted(kinds))} found")
         model.load_state_dict(state, assign=True)
     except DAMAGES as error:

@@ -38,6 +38,7 @@ class TaskInfo(NamedTuple):
     summary: str
     dense: bool  # something for every pixel, so that every patch counts to the end
     metrics: tuple[Metric, ...]  # the headline first
+    detector: bool = False  # pyramid and heads of a detector stand in the place of the classifier
 
 
 TASKS = {
@@ -47,6 +48,7 @@ TASKS = {
         "boxes and masks of objects",
         True,
         (Metric("box_ap", "box AP", statistic="box_ap"), Metric("mask_ap", "mask AP", statistic="mask_ap")),
+        detector=True,
     ),
 }
 

@@ -23,11 +23,11 @@ from studies.data import Batch, Instances
 from studies.tasks import Evaluation
 from studies.tasks.coco_eval import evaluate_coco
 from studies.tasks.detector import Detections, Features
+from studies.tasks.segmentation import eval_batch
 from studies.training.distributed import ALONE, World
 
 __all__ = ["BackboneObjective", "criterion", "eval_batch", "evaluate"]
 
-PIXELS = 2**18  # of a batch in evaluation
 KINDS = {"box": "bbox", "mask": "segm"}  # ours -> COCO's
 
 
@@ -61,11 +61,6 @@ class BackboneObjective(DenseObjective):
 
     def __init__(self, embed_dim: int, num_classes: int, label_smoothing: float = 0.0):
         super().__init__(criterion(label_smoothing))
-
-
-def eval_batch(image_size: int) -> int:
-    """Images of a batch in evaluation."""
-    return max(1, min(250, PIXELS // image_size**2))
 
 
 @torch.inference_mode()
