@@ -12,6 +12,7 @@ E = D / H, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Cropr", "CroprModule", "CroprObjective", "LinearScore"]
 
 SELECTIONS = ("top", "lowest", "sample")
+AUXILIARY = ("dense", "presence", "grid")
+CELLS = 16  # queries of aux=grid
 
 
 class LinearScore(Dropper):
@@ -211,9 +214,15 @@ class Cropr(OnCroprSchedule):
     learns = "queries, aggregators and auxiliary heads, from the auxiliary loss alone"
     reducer = CroprModule
 
+    aux: str | None = option(
+        None, "what the queries of dense tasks are asked for: dense, the class of each patch; presence, which classes "
+        "are in the image (one query; the paper's for detection); grid, which are in each cell of a coarse grid",
+        choices=AUXILIARY, dense="dense", unset="the class of the image",
+    )  # fmt: skip
     queries: int | None = option(
-        None, "learned queries of each module", low=1, high=2**16, unset="1; dense tasks: one for each patch"
-    )
+        None, "learned queries of each module", low=1, high=2**16,
+        unset="1; dense tasks: as aux= says, one for each patch, 1 or 16",
+    )  # fmt: skip
     heads: int = option(1, "heads of the cross-attention", low=1)
     q_proj: bool = option(False, "project the queries")
     k_proj: bool = option(False, "project the keys")
@@ -225,16 +234,32 @@ class Cropr(OnCroprSchedule):
     select: str = option("top", "which patches stay: of the highest scores, the lowest, or drawn", choices=SELECTIONS)
     weight: float = option(1.0, "of each auxiliary loss", low=0)
 
+    def check(self) -> None:
+        super().check()
+        if not self.dense and self.aux is not None:
+            raise ValueError(f"aux={self.aux} of cropr is for dense tasks; classification asks for the class")
+        if self.aux == "presence" and self.queries not in (None, 1):
+            raise ValueError(f"aux=presence of cropr has one query, not {self.queries}; see aux=grid")
+        if self.aux == "grid" and math.isqrt(queries := self.queries or CELLS) ** 2 != queries:
+            raise ValueError(f"aux=grid of cropr has as many queries down as across: 4, 9, 16, ..., not {queries}")
+
+    @property
+    def cells(self) -> tuple[int, int] | None:
+        """Rows and columns of the grid whose cells are asked for; None where patches are."""
+        side = {"presence": 1, "grid": math.isqrt(self.queries or CELLS)}.get(str(self.aux))
+        return None if side is None else (side, side)
+
     def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
-        queries = self.queries or 1
+        labels = vit.num_classes if self.cells else getattr(vit.head, "num_labels", vit.num_classes)
+        queries = math.prod(self.cells) if self.cells else self.queries or 1
         return CroprModule(
-            keep, vit.embed_dim, getattr(vit.head, "num_labels", vit.num_classes), queries,
+            keep, vit.embed_dim, labels, queries,
             self.heads, self.q_proj, self.k_proj, self.v_proj,
             self.pre_norm, self.mlp, self.mlp_ratio, self.detach, self.select, self.at_reducer,
         )  # fmt: skip
 
     def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
-        if not self.dense:
+        if self.aux != "dense":
             return super().place(vit, num_patches)
         if self.queries not in (None, num_patches):
             raise ValueError(f"a dense task has one query for each patch ({num_patches}), not {self.queries}")
@@ -244,7 +269,7 @@ class Cropr(OnCroprSchedule):
         from cropr.dense_objective import CroprDenseObjective
 
         if self.dense:
-            return CroprDenseObjective(training.criterion, self.weight, self.ramp(training))
+            return CroprDenseObjective(training.criterion, self.weight, self.ramp(training), self.cells)
         return CroprObjective(training.criterion, self.weight)
 
     def training_cost(self, budget: float | None) -> float:

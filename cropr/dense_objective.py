@@ -1,14 +1,17 @@
 """What reduced models for dense prediction are trained for: the loss of every labelled pixel, Cropr's auxiliary logits
 for every patch, and the curriculum of pruning rates.
 
-Letters: B images, L patches of the full grid, C classes, h and w sides in pixels, E epochs.
+Letters: B images, L patches of the full grid, M cells of a coarse grid, C classes, h and w sides in pixels, E epochs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
@@ -85,13 +88,23 @@ class DenseObjective(Objective):
 
 
 class CroprDenseObjective(DenseObjective):
-    """Besides `weight` times the loss of every auxiliary head, whose query l is asked for the class of patch l."""
+    """Besides `weight` times the loss of every auxiliary head. Query l is asked for the class of patch l; with `cells`
+    (rows, columns of a coarse grid) query m is asked which classes are in cell m, by binary cross-entropy."""
 
     name = "CE + sum of auxiliary CE of patches"
 
-    def __init__(self, criterion: Criterion, weight: float = 1.0, curriculum: Curriculum | None = None):
+    def __init__(
+        self,
+        criterion: Criterion,
+        weight: float = 1.0,
+        curriculum: Curriculum | None = None,
+        cells: tuple[int, int] | None = None,
+    ):
         super().__init__(criterion, curriculum)
-        self.weight = weight
+        self.weight, self.cells = weight, cells
+        self.over = "patch" if cells is None else "answer"
+        if cells is not None:
+            self.name = "CE + sum of auxiliary BCE of present classes"
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
         from cropr.dense import DenseViT
@@ -100,12 +113,25 @@ class CroprDenseObjective(DenseObjective):
         tokens, size = model.forward_features(batch.images), batch.images.shape[-2:]
         logits = model.upsample(model.patch_logits(tokens), size)
         terms = {"main": Term(self.criterion(logits, batch.target), "label")}
-        labels = patch_labels(model, batch)
+        asked = self._asked(model, batch)
         for i, auxiliary in enumerate(tokens.aux):
-            loss = self.criterion.of_patches(auxiliary.transpose(1, 2), labels)
-            terms[f"aux_{i}"] = Term(loss, "patch", self.weight)
+            if self.cells is None:
+                loss = self.criterion.of_patches(auxiliary.transpose(1, 2), asked)
+            else:
+                loss = F.binary_cross_entropy_with_logits(auxiliary, asked, reduction="sum")
+            terms[f"aux_{i}"] = Term(loss, self.over, self.weight)
         return terms, self.counts(model, batch)
 
+    def _asked(self, model: ReducedViT, batch: Labelled) -> Tensor:
+        """[B, L] classes of patches, or [B, M, C] 1 where a class is in a cell."""
+        if self.cells is None:
+            return patch_labels(model, batch)
+        return self.criterion.present(batch.target, self.cells, model.vit.num_classes)
+
     def counts(self, model: ReducedViT, batch: Labelled) -> Counts:
-        labels = patch_labels(model, batch)
-        return {"label": self.criterion.count(batch.target), "patch": self.criterion.count(labels)}
+        if self.cells is None:
+            asked = self.criterion.count(patch_labels(model, batch))
+        else:
+            answers = len(batch.images) * math.prod(self.cells) * model.vit.num_classes
+            asked = torch.full((), answers, device=batch.images.device)
+        return {"label": self.criterion.count(batch.target), self.over: asked}

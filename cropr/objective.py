@@ -4,11 +4,12 @@ A loss is a sum of terms, and a term is a mean over something of which images ha
 tokens. So a term is handed over as a sum, with the name of what it is to be divided by: a batch that is worked off in
 parts (micro-batches, processes) has the loss and the gradient of the whole when each part divides by the counts of all.
 
-Letters: B images, C classes.
+Letters: B images, C classes, M cells of a coarse grid, h and w sides in pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,7 +20,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT
 
-__all__ = ["Counts", "Criterion", "CrossEntropy", "Labelled", "Objective", "Term", "Terms", "weighted_loss"]
+__all__ = [
+    "Counts",
+    "Criterion",
+    "CrossEntropy",
+    "Labelled",
+    "Objective",
+    "Term",
+    "Terms",
+    "cells_of_pixels",
+    "weighted_loss",
+]
 
 
 class Labelled(Protocol):
@@ -56,6 +67,9 @@ class Criterion(Protocol):
     def of_patches(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The same of logits [B, C, L] with the classes [B, L] of patches."""
 
+    def present(self, target: Any, cells: tuple[int, int], num_classes: int) -> Tensor:
+        """[B, M, C] 1 where a class is in a cell of a grid of `cells` (rows, columns), row by row. Of dense tasks."""
+
     def count(self, target: Any) -> Tensor:
         """How much that is, []."""
 
@@ -74,10 +88,25 @@ class CrossEntropy:
 
     of_patches = __call__
 
+    def present(self, target: Tensor, cells: tuple[int, int], num_classes: int) -> Tensor:
+        """Of the classes [B, h, w] of pixels."""
+        nowhere = math.prod(cells) * num_classes
+        place = cells_of_pixels(target, cells) * num_classes + target
+        place = torch.where(target == self.ignore_index, nowhere, place).flatten(1)
+        found = torch.zeros(len(target), nowhere + 1, device=target.device).scatter_(1, place, 1.0)
+        return found[:, :-1].unflatten(1, (-1, num_classes))
+
     def count(self, target: Tensor) -> Tensor:
         if target.is_floating_point():
             return torch.full((), len(target), device=target.device)
         return (target != self.ignore_index).sum()
+
+
+def cells_of_pixels(pixels: Tensor, cells: tuple[int, int]) -> Tensor:
+    """[h, w] for `pixels` [..., h, w] the cell of each in a grid of `cells` (rows, columns), row by row."""
+    (rows, columns), (height, width) = cells, pixels.shape[-2:]
+    down, across = (torch.arange(side, device=pixels.device) for side in (height, width))
+    return (down * rows // height)[:, None] * columns + across * columns // width
 
 
 def weighted_loss(terms: Terms, counts: Counts) -> Tensor:

@@ -1,12 +1,13 @@
 """Object detection and instance segmentation: Mask R-CNN's losses, box AP and mask AP, and the matches of every image
 for paired statistics.
 
-Letters: B batch, C classes, K objects of an image at most, L patches, H and W sides of an image in pixels, n test
-items.
+Letters: B batch, C classes, K objects of an image at most, L patches, M cells of a coarse grid, H and W sides of an
+image in pixels, n test items.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from cropr.dense import DenseViT
 from cropr.dense_objective import DenseObjective
-from cropr.objective import Criterion
+from cropr.objective import Criterion, cells_of_pixels
 from studies.data import Batch, Instances
 from studies.tasks import Evaluation
 from studies.tasks.coco_eval import evaluate_coco
@@ -39,6 +40,15 @@ class DetectionLoss:
 
     def of_patches(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="sum")
+
+    def present(self, target: Instances, cells: tuple[int, int], num_classes: int) -> Tensor:
+        """Of the objects whose masks reach into a cell."""
+        number = torch.arange(1, target.classes.shape[1] + 1, device=target.classes.device)
+        masks = target.places[:, None] == number[:, None, None]  # [B, K, H, W]
+        pixels = torch.zeros(*masks.shape[:2], math.prod(cells), device=masks.device)  # [B, K, M] of each object
+        pixels.index_add_(2, cells_of_pixels(masks, cells).flatten(), masks.flatten(2).float())
+        classes = F.one_hot(target.classes + 1, num_classes + 1)[..., 1:].float()  # [B, K, C], -1: none
+        return torch.einsum("bkm,bkc->bmc", pixels, classes).clamp(max=1)
 
     def count(self, target: Tensor | Instances) -> Tensor:
         """[] images, or patches."""
