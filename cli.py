@@ -33,7 +33,7 @@ SETTINGS = "settings of the recipe"  # what the configuration file says of it, i
 WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool random_at_counts config",
+    "Study": "reducers budgets seeds task dataset data backbone pool ignore random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
@@ -42,6 +42,9 @@ PANELS = {
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
 DatasetOption = Annotated[str, typer.Option(help="A name of `list datasets`.")]
 DataOption = Annotated[str | None, typer.Option(help="Folder of the data set.")]
+IgnoreOption = Annotated[
+    int | None, typer.Option(min=0, max=255, help="Pixel value of masks that counts nowhere (default: 255).")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 MethodOption = Annotated[
     list[str] | None, typer.Option(help="A method of your own that the records name: ./FILE.py. Its code is run.")
@@ -145,6 +148,7 @@ def study_options(
     pool: Annotated[
         str | None, typer.Option(help="What the classifier sees: token, avg, avg+prefix (default: the backbone's own).")
     ] = None,
+    ignore: IgnoreOption = None,
     out: Annotated[
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,
@@ -392,6 +396,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A saved model: runs/ID/model of a study.")],
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
+    ignore: IgnoreOption = None,
     device: DeviceOption = "auto",
     method: MethodOption = None,
 ) -> None:
@@ -401,7 +406,7 @@ def evaluate(
 
     with usage_errors():
         give_methods(method)
-        metrics = score(model, dataset, data, device)
+        metrics = score(model, dataset, data, device, ignore)
     typer.echo(json.dumps(metrics))
 
 

@@ -65,6 +65,7 @@ def plan(
     backbone: str,
     checkpoint: str | None,
     pool: str | None = None,
+    ignore: int | None = None,
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -79,6 +80,7 @@ def plan(
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
+        "ignore": ignore,
         "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip

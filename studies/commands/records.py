@@ -43,7 +43,7 @@ def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:
     return page.paths
 
 
-def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[str, Any]:
+def evaluate(model: Path, dataset: str, data: str | None, device: str, ignore: int | None = None) -> dict[str, Any]:
     """Metrics of a saved model on the test split. Raises ValueError, OSError."""
     import torch
 
@@ -58,7 +58,9 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str) -> dict[s
         raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
     kind = (saved.get("fusion") is not None, bool(saved["options"].get("detector")))
     name = next(name for name, task in TASKS.items() if (task.dense, task.detector) == kind)
-    config = RunConfig("", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data)
+    config = RunConfig(
+        "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data, ignore=ignore
+    )
     items, reduced, task = create_dataset(config), load(model), load_task(name)
     _check_fits(reduced, items, model)
     amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])

@@ -46,6 +46,7 @@ class Options:
     data: str | None = None
     backbone: str | None = None
     pool: str | None = None  # None: the backbone's own
+    ignore: int | None = None  # None: the data set's own
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -107,6 +108,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
+        ignore=options.ignore,
         data_dir=options.data and str(path_of(options.data)),
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),

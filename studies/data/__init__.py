@@ -117,4 +117,5 @@ class Dataset:
     splits: dict[str, str]  # what a model is trained on and scored on -> what that is
     make: Callable[[RunConfig], Data]
     settings: tuple[str, ...] = ()  # of OWN_SETTINGS, those that it reads
+    ignore: bool = False  # takes `--ignore`, the pixel value that counts nowhere
     folder: str = ""  # what `--data` names; "": nothing, the items are embedded

@@ -32,4 +32,7 @@ def create_dataset(config: RunConfig) -> Data:
         raise ValueError(f"{dataset.name} needs --data DIR: {dataset.folder}")
     if not dataset.folder and config.data_dir is not None:
         raise ValueError(f"data set {dataset.name} is embedded and reads no --data {config.data_dir!r}")
+    if config.ignore is not None and not dataset.ignore:
+        those = ", ".join(name for name, other in datasets().items() if other.ignore)
+        raise ValueError(f"data set {dataset.name} reads no --ignore {config.ignore}; valid with {those}")
     return dataset.make(config)

@@ -31,17 +31,18 @@ class Folders(NamedTuple):
 
 
 class MaskFormat(NamedTuple):
-    """How pixels name classes: 0 to num_classes - 1 and 255 to ignore; or, where zero is ignored, from 1 on."""
+    """How pixels name classes: 0 to num_classes - 1 and `ignore`; or, where zero is ignored, from 1 on."""
 
     num_classes: int
     zero_is_ignored: bool = False
     palette: bool = False  # accept palette PNGs, and read the index into the palette as the class
+    ignore: int = IGNORE  # what is no class, even where it is the number of one
 
     def labels(self) -> tuple[list[int], str]:
         """The values that a pixel may have, and the same in words."""
         if self.zero_is_ignored:
             return list(range(self.num_classes + 1)), f"1 to {self.num_classes}, and 0 to ignore"
-        return [*range(self.num_classes), IGNORE], f"0 to {self.num_classes - 1}, and {IGNORE} to ignore"
+        return [*range(self.num_classes), self.ignore], f"0 to {self.num_classes - 1}, and {self.ignore} to ignore"
 
 
 def read_classes(root: Path) -> list[str]:
@@ -107,7 +108,10 @@ def read_mask(root: Path, path: str, image: str, size: tuple[int, ...], form: Ma
     if fault := _form_fault(kind, mode, form) or _size_fault(raw.shape, size, image) or _label_fault(raw, form):
         raise BadFile(path, fault, wrong=True)
     labels = raw.astype(np.uint8)
-    return torch.from_numpy(labels - np.uint8(1) if form.zero_is_ignored else labels)  # 0 - 1 is 255 in uint8
+    if form.zero_is_ignored:
+        return torch.from_numpy(labels - np.uint8(1))  # 0 - 1 is 255 in uint8
+    labels[labels == form.ignore] = IGNORE
+    return torch.from_numpy(labels)
 
 
 def _form_fault(kind: str, mode: str, form: MaskFormat) -> str | None:

@@ -40,9 +40,10 @@ class MaskFolder(FileDataset):
     nothing is padded, and what a model says of an image depends on no other.
 
     `image_size`: S. `hold_out`: a share of train stands for val. `palette`: accept palette PNGs, whose indices are the
-    classes. `workers`: processes that decode; 0 decodes here. `skip_unreadable`: leave items with unreadable files out
-    and name them in `unreadable`, instead of raising. `scan_limit`: so many pairs of each split, evenly spread, are all
-    read here and now.
+    classes. `ignore`: the pixel value that counts nowhere; None: 255, where that leaves more than one class. `workers`:
+    processes that decode; 0 decodes here. `skip_unreadable`: leave items with unreadable files out and name them in
+    `unreadable`, instead of raising. `scan_limit`: so many pairs of each split, evenly spread, are all read here and
+    now.
 
     Raises ValueError for a folder that is missing or empty, files without partner, or classes.txt; UnreadableImages and
     WrongFiles (masks of another size than their image, with labels out of range, of another form) for what it read;
@@ -64,6 +65,7 @@ class MaskFolder(FileDataset):
         seed: int = 0,
         workers: int = 0,
         palette: bool = False,
+        ignore: int | None = None,
         hold_out: bool = False,
         skip_unreadable: bool = False,
         scan_limit: int = SCAN_LIMIT,
@@ -72,7 +74,7 @@ class MaskFolder(FileDataset):
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
         self.classes = self.read_classes(root)
         self.num_classes = len(self.classes)
-        form = MaskFormat(self.num_classes, self.zero_is_ignored, palette)
+        form = MaskFormat(self.num_classes, self.zero_is_ignored, palette, IGNORE if ignore is None else ignore)
         pairs = list_pairs(root, self.train)
         if hold_out:
             out = held_out([pair.images for pair in pairs])
@@ -87,11 +89,11 @@ class MaskFolder(FileDataset):
         super().__init__(root, splits, seed=seed, workers=workers, skip_unreadable=skip_unreadable)
         self._note(self.scan(scan_limit).values())
         seen = self._train.seen | self._val.seen
-        if seen[IGNORE] and seen[: self.num_classes].sum() == 1 < self.num_classes:
+        if ignore is None and seen[IGNORE] and seen[: self.num_classes].sum() == 1 < self.num_classes:
             only = self.classes[int(seen[: self.num_classes].nonzero())]
             raise ValueError(
                 f"the masks of {root} hold one class ({only}) and {IGNORE}, which is ignored: every model would be "
-                f"right; if {IGNORE} is a class, write its number into the masks"
+                f"right; if {IGNORE} is a class, write its number into the masks; if it is not, say --ignore {IGNORE}"
             )
 
     def read_classes(self, root: Path) -> list[str]:
@@ -166,6 +168,8 @@ class _Pairs(Items):
 
     def rows(self) -> Iterator[str]:
         yield "\0".join(self.classes)
+        if self.form.ignore != IGNORE:
+            yield str(self.form.ignore)
         for pair in zip(self.paths, self.masks, strict=True):
             yield "\0".join(f"{path}\0{(self.root / path).stat().st_size}" for path in pair)
 
@@ -176,7 +180,7 @@ def _make(config: RunConfig) -> MaskFolder:
     size, mean, std = vit_config["input_size"][-1], vit_config["mean"], vit_config["std"]
     return MaskFolder(
         config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed,
-        palette=config.dataset == PALETTE.name, hold_out=config.split == "val",
+        palette=config.dataset == PALETTE.name, ignore=config.ignore, hold_out=config.split == "val",
     )  # fmt: skip
 
 
@@ -185,6 +189,7 @@ DATASET = Dataset(
     summary="any folder of images, masks of class numbers and classes.txt",
     tasks=("segmentation",),
     splits={"train": "images/train, masks/train", "test": "images/val, masks/val"},
+    ignore=True,
     folder="a folder with images/, masks/ and classes.txt",
     make=_make,
 )

@@ -1,5 +1,6 @@
 """Folders of images and masks that are not as they should be: each gives one clear message."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 from segmentation_folders import draw_mask, folder, save_mask, write_root
 
+from studies.config import RunConfig
+from studies.data.datasets import create_dataset
 from studies.data.loading import UnreadableImages, WrongFiles
 
 
@@ -171,9 +174,35 @@ def test_binary_masks_of_0_and_255_are_refused(root):
         save_mask(path, np.where(mask > 0, 255, 0).astype(np.uint8))
     with pytest.raises(ValueError, match=r"one class \(background\) and 255, .* write its number"):
         folder(root)
+    asked = folder(root, ignore=255)  # whoever says so has it
+    assert set(asked.test_items([0]).target.unique().tolist()) == {0, 255}
     path = next(root.glob("masks/val/*.png"))
     with Image.open(path) as opened:
         mask = np.array(opened)
     mask[:9, :9] = 1  # another class is there: nothing is lost
     save_mask(path, mask)
     assert folder(root).num_test == 8
+
+
+def test_another_value_may_count_nowhere(root):
+    """--ignore 0: the background, though it is a class; 255 is none then, and enters the identity of the data."""
+    for path in root.glob("masks/*/*.png"):
+        with Image.open(path) as opened:
+            mask = np.array(opened)
+        save_mask(path, np.where(mask == 255, 0, mask).astype(np.uint8))
+    plain, asked = folder(root), folder(root, ignore=0)
+    for before, after in zip(plain.test_batches(1), asked.test_batches(1), strict=True):
+        assert torch.equal(after.target, torch.where(before.target == 0, 255, before.target))
+        assert (before.target == 0).any()
+    assert asked.fingerprint != plain.fingerprint == folder(root, ignore=255).fingerprint
+    mask[:3] = 255
+    save_mask(path, mask)
+    with pytest.raises(ValueError, match=r"label 255 out of range; valid: 0 to 3, and 0 to ignore"):
+        folder(root, ignore=0)
+
+
+def test_data_sets_without_such_masks_read_no_ignore():
+    config = RunConfig("s", "segmentation", "scenes", "scenes_vit", "none", 1, None, 0, None, ignore=255)
+    with pytest.raises(ValueError, match="scenes reads no --ignore 255; valid with masks, masks-palette"):
+        create_dataset(config)
+    assert config.id != dataclasses.replace(config, ignore=None).id
