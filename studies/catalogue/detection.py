@@ -5,9 +5,9 @@ from __future__ import annotations
 from studies.catalogue import Study
 from studies.config import Recipe
 
-BACKBONE = Recipe(epochs=40, batch_size=16, lr=1e-3, min_lr=1e-6, warmup_epochs=2, warmup_shape="cosine")
+BACKBONE = Recipe(epochs=30, batch_size=16, lr=1e-3, min_lr=1e-6, warmup_epochs=2, warmup_shape="cosine")
 FINETUNE = Recipe(
-    epochs=12, batch_size=16, lr=1e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
+    epochs=8, batch_size=16, lr=1e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
     evaluate_every=4, epoch_offset=1000,
 )  # fmt: skip
 QUICK_BACKBONE = Recipe(epochs=2, batch_size=32, lr=1e-3, warmup_epochs=0.5)

@@ -2,7 +2,8 @@
 
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (ViTDet), arXiv 2203.16527; He et al.,
 "Mask R-CNN", arXiv 1703.06870. The pyramid is made of the last map alone. What differs from ViTDet: torchvision's box
-head (two layers) in place of four convolutions and one layer; for small images fewer levels and channels.
+head (two layers) in place of four convolutions and one layer; for small images fewer levels, channels and regions, and
+masks of half the size.
 
 Letters: B images, L patches, D width, C classes, K objects of an image at most, F channels of the pyramid, h and w
 sides of the patch grid, H and W of an image in pixels.
@@ -88,7 +89,7 @@ class DetectionHead(nn.Module):
         super().__init__()
         small = patch_size < SMALL_PATCH
         scales, channels = ((2.0, 1.0, 0.5), 64) if small else ((4.0, 2.0, 1.0, 0.5), 256)
-        hidden, proposals, sampled, most = (128, 64, 32, 10) if small else (1024, 1000, 512, 100)
+        hidden, proposals, sampled, most = (128, 64, 16, 10) if small else (1024, 1000, 512, 100)
         self.num_labels, self.patch_size = num_classes + 1, patch_size  # of a patch: the background is 0
         self.pyramid = SimplePyramid(embed_dim, channels, scales)
         strides = [patch_size / scale for scale in scales]
@@ -107,7 +108,7 @@ class DetectionHead(nn.Module):
             FastRCNNPredictor(hidden, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=sampled, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=most,
-            mask_roi_pool=MultiScaleRoIAlign(names, 14, 2),
+            mask_roi_pool=MultiScaleRoIAlign(names, 7 if small else 14, 2),  # masks have twice as many cells
             mask_head=MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
         )  # fmt: skip
