@@ -9,6 +9,7 @@ from command_line import study
 
 from cropr.dense import DenseViT
 from results.statistics.average_precision import Matches, average_precision
+from studies.data import Instances
 from studies.data.sets.scenes import Scenes
 from studies.measure.flops import check_macs
 from studies.models import deploy
@@ -50,6 +51,20 @@ def test_objects_of_scenes_are_those_that_were_drawn(scenes):
             assert (mask.numpy() == (drawn.instances[number] == slot + 1)).all() and mask.sum() == len(rows)
     counts = {len(target["labels"]) for target in batch.target.targets()}
     assert counts == {1, 2, 3, 4}
+
+
+def test_masks_may_overlap_and_a_crowd_is_no_target():
+    boxes = torch.tensor([[[0, 0, 2, 2], [1, 1, 4, 4], [0, 0, 4, 4]], [[0, 0, 1, 4], [0] * 4, [0] * 4]]).float()
+    masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    for image, slot in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        x0, y0, x1, y1 = boxes[image, slot].int().tolist()
+        masks[image, slot, y0:y1, x0:x1] = True
+    crowd = torch.tensor([[False, False, True], [False, False, False]])
+    objects = Instances(boxes, torch.tensor([[4, 0, 2], [1, -1, -1]]), masks, crowd, torch.full((2, 2), 4))
+    first, second = objects.targets()
+    assert first["labels"].tolist() == [5, 1] and second["labels"].tolist() == [2]
+    assert torch.equal(first["boxes"], boxes[0, :2]) and torch.equal(second["masks"], masks[1, :1].byte())
+    assert first["masks"].dtype == torch.uint8 and first["masks"][:, 1, 1].tolist() == [1, 1]
 
 
 # ---- the head
