@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances"]
+__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances", "Original"]
 
 OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
@@ -40,6 +40,14 @@ class Instances(NamedTuple):
         return found
 
 
+class Original(NamedTuple):
+    """A test image as it is in its file, in whose pixels detection is scored."""
+
+    height: int
+    width: int
+    objects: list[dict[str, Any]]  # category_id (0..C-1), bbox, area, iscrowd, segmentation (compressed RLE), as COCO's
+
+
 class Batch(NamedTuple):
     """What every data set yields. Letters: B batch, S image side in pixels, L patches."""
 
@@ -48,6 +56,7 @@ class Batch(NamedTuple):
     item: Tensor  # [B] int64 index of the item in its split
     cluster: Tensor  # [B] int64 what items share (their source digit or image), for paired and cluster statistics
     patch_target: Tensor | None = None  # [B, L] int64 labels in the patch grid, where the data set has them
+    originals: Sequence[Original] | None = None  # [B] of test images that were resized, for detection
 
     @property
     def truth(self) -> Tensor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired
@@ -23,7 +23,10 @@ from results.records.files import read_json
 from results.records.schema import check
 from studies.data.loading import listed
 
-__all__ = ["Annotations", "ImageEntry", "Object", "Rle", "Segmentation", "find_split", "mask_of", "read_annotations"]
+__all__ = [
+    "Annotations", "ImageEntry", "Object", "Rle", "Segmentation", "find_split", "mask_of", "read_annotations", "rle_of",
+    "to_bbox",
+]  # fmt: skip
 
 SMALLEST = 1.0  # px; a box below it has no pixel of its own
 FAR = 1_000_000  # px; pycocotools walks along the edges of polygons in memory: at 100 times as much it takes gigabytes
@@ -287,11 +290,22 @@ def _runs(counts: list[int] | str | bytes) -> list[int]:
     return runs
 
 
+def rle_of(item: Object, height: int, width: int) -> dict[str, Any]:
+    """The mask of an object of an image of `height` x `width` px as compressed RLE, size and counts; which pixels
+    polygons cover says pycocotools."""
+    found: Any = item.segmentation
+    if isinstance(found, list):
+        return coco_mask.merge(coco_mask.frPyObjects(found, height, width))
+    return coco_mask.frPyObjects(found, height, width) if isinstance(found["counts"], list) else found
+
+
 def mask_of(item: Object, height: int, width: int) -> np.ndarray:
-    """The pixels of an object of an image of `height` x `width` px; which ones polygons cover says pycocotools.
-    -> [height, width] bool"""
-    rle: Any = item.segmentation
-    if isinstance(rle, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(rle, height, width))
-    runs = _runs(rle["counts"])  # pycocotools' own `decode` warns with NumPy 2
+    """The same as pixels. -> [height, width] bool"""
+    runs = _runs(rle_of(item, height, width)["counts"])  # pycocotools' own `decode` warns with NumPy 2
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
+
+
+def to_bbox(box: Sequence[float]) -> list[float]:
+    """x0 y0 x1 y1 -> x y width height, as COCO has boxes."""
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -85,6 +85,36 @@ def test_small_and_large_patches_have_their_own_sizes():
     assert large.roi_heads.box_predictor.cls_score.out_features == 81
 
 
+@pytest.mark.parametrize("patch_size", [4, 14, 16])
+@pytest.mark.parametrize("sizes", [[(96, 224)], [(224, 224)], [(224, 96)]])
+def test_regions_are_looked_up_where_they_are(patch_size, sizes):
+    """Maps that hold the x and y of their cells in pixels give the centres of boxes, however much is padding."""
+    align = DetectionHead(32, 3, patch_size).roi_heads.box_roi_pool
+    maps, boxes = {}, torch.tensor([[24.0, 40, 40, 52], [16, 20, 84, 90]])
+    for name, scale in zip(align.featmap_names, (2, 1, 0.5) if patch_size == 4 else (4, 2, 1, 0.5), strict=True):
+        cells = torch.arange(round(224 / patch_size * scale)) * patch_size / scale
+        maps[name] = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None]
+    centres = align(maps, [boxes], sizes).mean((2, 3))
+    torch.testing.assert_close(centres, (boxes[:, :2] + boxes[:, 2:]) / 2, rtol=0, atol=1e-3)
+
+
+def test_what_is_found_lies_in_the_image_and_is_scaled_to_its_file(scenes):
+    model = DenseViT(backbone()).eval()
+    with torch.no_grad():
+        maps = model(scenes.test_items(range(3)).images)
+    detect = model.vit.head.detect
+    for one in detect(maps, [(20, 32)] * 3):
+        assert len(one.boxes) and one.masks.shape[1:] == (20, 32)
+        assert one.boxes.amin() >= 0 and (one.boxes.amax(0) <= torch.tensor([32, 20, 32, 20])).all()
+    for one, scaled in zip(detect(maps), detect(maps, [(32, 32)] * 3, [(64, 96)] * 3), strict=True):
+        torch.testing.assert_close(scaled.boxes, one.boxes * torch.tensor([3.0, 2, 3, 2]))
+        assert torch.equal(scaled.scores, one.scores) and scaled.masks.shape == (len(one.boxes), 64, 96)
+        outside = scaled.masks.clone()
+        for mask, (x0, y0, x1, y1) in zip(outside, scaled.boxes.tolist(), strict=True):
+            mask[max(0, int(y0) - 3) : int(y1) + 3, max(0, int(x0) - 3) : int(x1) + 3] = False
+        assert scaled.masks.any() and not outside.any()
+
+
 def test_what_a_call_returns_is_the_map_of_the_last_tokens(scenes):
     model = DenseViT(backbone()).eval()
     images = scenes.test_items(range(3)).images
