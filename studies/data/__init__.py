@@ -127,4 +127,5 @@ class Dataset:
     splits: dict[str, str]  # what a model is trained on and scored on -> what that is
     make: Callable[[RunConfig], Data]
     settings: tuple[str, ...] = ()  # of OWN_SETTINGS, those that it reads
+    sized: bool = False  # its images are made as large as `--img-size` says
     folder: str = ""  # what `--data` names; "": nothing, the items are embedded
