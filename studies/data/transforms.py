@@ -63,11 +63,17 @@ def patch_size_at(image_size: int, own: int) -> int:
 
 
 def patch_size_of(backbone: str, image_size: int) -> int:
-    """The same of a backbone by timm's name."""
+    """The same of a backbone by timm's name. Raises ValueError where images are no whole number of them."""
     import timm
 
     with torch.device("meta"):
-        return patch_size_at(image_size, timm.create_model(backbone).patch_embed.patch_size[0])
+        patch_size = patch_size_at(image_size, timm.create_model(backbone).patch_embed.patch_size[0])
+    if image_size % patch_size:
+        raise ValueError(
+            f"{backbone}: images of {image_size} px are no whole number of patches of {patch_size} px; nearest: "
+            f"{max(1, round(image_size / patch_size)) * patch_size} px"
+        )
+    return patch_size
 
 
 def eval_transform(config: dict[str, Any]) -> Any:

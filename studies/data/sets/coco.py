@@ -64,10 +64,10 @@ class Coco(FileDataset):
     (object_transforms.TrainTransform). Testing yields every image whole, its long side resized to S, with what it is
     in its file (`Batch.originals`).
 
-    `image_size`: S. `patch_size`: of the labels. `masks`: False reads boxes alone. `hold_out`: a share of train stands
-    for val. `workers`: processes that decode; 0 decodes here. `skip_unreadable`: leave items with unreadable files out
-    and name them in `unreadable`, instead of raising. `scan_limit`: so many images of each split, evenly spread, are
-    all read here and now. The log says what was left out.
+    `image_size`: S, a multiple of `patch_size`, which is that of the labels. `masks`: False reads boxes alone.
+    `hold_out`: a share of train stands for val. `workers`: processes that decode; 0 decodes here. `skip_unreadable`:
+    leave items with unreadable files out and name them in `unreadable`, instead of raising. `scan_limit`: so many
+    images of each split, evenly spread, are all read here and now. The log says what was left out.
 
     Raises ValueError for what is wrong with the folder or the annotation files; UnreadableImages and WrongFiles (images
     of another size than their annotation says) for what it read.
@@ -91,9 +91,7 @@ class Coco(FileDataset):
         scan_limit: int = SCAN_LIMIT,
     ):
         root = Path(root)
-        if image_size < patch_size or image_size % patch_size:
-            raise ValueError(f"images of {image_size} px are no whole number of patches of {patch_size} px")
-        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.image_size, self.patch_size, self.mean, self.std = image_size, patch_size, tuple(mean), tuple(std)
         self.classes, train = _read(root, "train", masks)
         self.num_classes = len(self.classes)
         if hold_out:
@@ -213,8 +211,9 @@ def _instances(entry: ImageEntry, objects: list[Object]) -> Instances:
 def _make(config: RunConfig) -> Coco:
     assert config.data_dir is not None
     vit_config, image_size = vit_config_of(config.backbone), config.img_size or IMAGE_SIZE
+    patch_size = patch_size_of(config.backbone, image_size)
     return Coco(
-        config.data_dir, image_size=image_size, patch_size=patch_size_of(config.backbone, image_size),
+        config.data_dir, image_size=image_size, patch_size=patch_size,
         mean=vit_config["mean"], std=vit_config["std"], seed=config.seed, hold_out=config.split == "val",
     )  # fmt: skip
 

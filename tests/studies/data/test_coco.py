@@ -1,22 +1,32 @@
 """COCO, and any data set in its format: what is trained on, what is scored, and that both are those of the files."""
 
+import dataclasses
 import json
 import logging
 
 import pytest
+import timm
 import torch
 from coco_folders import EMPTY, IDS, NAMES, text_of, write_split
+from command_line import study
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from safetensors.torch import save_file
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from cropr.dense import DenseViT
+from studies.commands.records import evaluate as scored
+from studies.commands.records import write_report
+from studies.commands.run import Options, configs_of, prepare
 from studies.data.coco_files import find_split
+from studies.data.datasets import create_dataset
 from studies.data.loading import WrongFiles
 from studies.data.sets.coco import Coco
-from studies.models.backbones import create_backbone
+from studies.models.backbones import create_backbone, sized_for
+from studies.runs.run import execute
+from studies.study import check_identity
 from studies.tasks.coco_eval import METRICS
 from studies.tasks.detection import criterion, evaluate
 
@@ -118,8 +128,6 @@ def test_what_is_wrong_is_named(root, masks):
     rewrite(root, "val", lambda content: content["categories"].append({"id": 1, "name": "someone"}))
     with pytest.raises(ValueError, match="has other categories than instances_train2017.json: someone, .* of person, "):
         made(root)
-    with pytest.raises(ValueError, match="images of 60 px are no whole number of patches of 8 px"):
-        Coco(root, image_size=60, patch_size=8)
 
 
 def test_images_of_another_size_are_named(root, masks):
@@ -185,3 +193,56 @@ def test_scores_are_pycocotools_own_on_the_files(root, masks, tmp_path):
         for key, value in zip(METRICS, evaluation.stats, strict=True):
             assert found.metrics.get(f"{name}_{key.lower()}", -1.0) == pytest.approx(value, abs=1e-9), key
         assert 0.02 < found.metrics[f"{name}_ap"] < 0.98
+
+
+# ---- the command line
+
+
+def test_from_a_folder_to_the_report(root, masks, tmp_path):
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit").state_dict(), weights := tmp_path / "w.safetensors")
+    asked = options(root, img_size=SIDE, backbone=f"test_vit={weights}", reducers="cropr", quick=True,
+                    settings=["batch_size=2"], out=(out := tmp_path / "out"))  # fmt: skip
+    (config,) = configs_of(asked)
+    prepare([config], asked)
+    execute(config, out)
+    record = json.loads((out / "runs" / config.id / "result.json").read_text())
+    assert record["dataset"] == "coco" and record["num_items"] == 5 and record["tokens_per_block"][0] == 17
+    assert {"box_ap", "mask_ap", "box_ap50", "mask_ar_100"} <= set(record["metrics"]["final"])
+    scores = scored(out / "runs" / config.id / "model", "coco", str(root), "cpu")
+    assert scores.pop("num_items") == 5 and scores == {name: record["metrics"]["final"][name] for name in scores}
+    write_report([out])
+    assert "on coco" in (out / "report" / "table.md").read_text()
+    wider = configs_of(options(root, img_size=80, backbone=f"test_vit={weights}", quick=True))
+    with pytest.raises(ValueError, match="its img_size is 64, not 80"):
+        check_identity(wider, out, record["provenance"]["data_fingerprint"], wider[0].recipe)
+
+
+def options(root, **changes):
+    asked = {"task": "detection", "dataset": "coco", "data": str(root), "backbone": "test_vit", "protocol": "same"}
+    return Options(**asked | changes)
+
+
+def test_a_missing_image_is_refused_before_work(root, masks, tmp_path):
+    (root / "val2017" / f"{0:012}.png").unlink()
+    done = study("run", "--task", "detection", "--dataset", "coco", "--data", root, "--backbone", "test_vit",
+                 "--out", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 2 and "1 of 5 images are not in" in done.stderr and "000000000000.png" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_size_of_images_is_asked_for(root, masks):
+    plain, wide = (configs_of(options(root, img_size=size))[0] for size in (None, 96))
+    assert plain.id != wide.id and create_dataset(wide).image_size == 96
+    data = create_dataset(plain)
+    assert data.image_size == 1024 and data.test_items([0]).patch_target.shape == (1, 64**2)
+    vit_14 = dataclasses.replace(wide, img_size=98, backbone="vit_small_patch14_dinov2")
+    assert create_dataset(vit_14).patch_size == sized_for(vit_14.backbone, 98).get("patch_size", 14) == 14
+    assert create_dataset(dataclasses.replace(vit_14, img_size=96)).patch_size == 16
+    assert sized_for(vit_14.backbone, 96)["patch_size"] == 16
+    with pytest.raises(ValueError, match="test_vit: images of 100 px are no whole number of patches of 16 px"):
+        create_dataset(dataclasses.replace(wide, img_size=100))
+    with pytest.raises(ValueError, match="--img-size: scenes has a size of its own; data sets of any size: coco"):
+        configs_of(options(None, dataset="scenes", data=None, img_size=64))
+    with pytest.raises(ValueError, match="backbone scenes_vit is not of timm"):
+        create_dataset(dataclasses.replace(wide, backbone="scenes_vit"))
