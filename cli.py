@@ -33,7 +33,7 @@ SETTINGS = "settings of the recipe"  # what the configuration file says of it, i
 WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool ignore random_at_counts config",
+    "Study": "reducers budgets seeds task dataset data backbone pool ignore img_size random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
@@ -149,6 +149,9 @@ def study_options(
         str | None, typer.Option(help="What the classifier sees: token, avg, avg+prefix (default: the backbone's own).")
     ] = None,
     ignore: IgnoreOption = None,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images of coco in pixels (default: 1024).")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,

@@ -87,6 +87,7 @@ class RunConfig:
     checkpoint_digest: str | None = None
     pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
     ignore: int | None = None  # pixel value of masks that counts nowhere; None: the data set's own
+    img_size: int | None = None  # px of images, where the data set asks; None: its own
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -104,7 +105,7 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        for key, default in (("split", "test"), ("pool", None), ("ignore", None)):
+        for key, default in (("split", "test"), ("pool", None), ("ignore", None), ("img_size", None)):
             if content[key] == default:
                 content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

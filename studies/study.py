@@ -66,6 +66,7 @@ def plan(
     checkpoint: str | None,
     pool: str | None = None,
     ignore: int | None = None,
+    img_size: int | None = None,
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -81,6 +82,7 @@ def plan(
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
         "ignore": ignore,
+        "img_size": img_size,
         "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
@@ -122,6 +124,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "backbone": first.backbone,
         "checkpoint": first.checkpoint_digest,
         "pool": first.pool,
+        "img_size": first.img_size,
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
@@ -168,7 +171,8 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 
     first = configs[0]
     names = sorted({reference().name, *(config.variant for config in configs)})
-    content = [names, first.backbone, first.device, first.quick, torch.__version__, *filter(None, [first.pool])]
+    content = [names, first.backbone, first.device, first.quick, torch.__version__]
+    content += filter(None, [first.pool, first.img_size])
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 

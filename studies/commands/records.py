@@ -58,10 +58,12 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str, ignore: i
         raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
     kind = (saved.get("fusion") is not None, bool(saved["options"].get("detector")))
     name = next(name for name, task in TASKS.items() if (task.dense, task.detector) == kind)
+    reduced, task = load(model), load_task(name)
     config = RunConfig(
-        "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data, ignore=ignore
-    )
-    items, reduced, task = create_dataset(config), load(model), load_task(name)
+        "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data,
+        ignore=ignore, img_size=reduced.vit.patch_embed.img_size[0],
+    )  # fmt: skip
+    items = create_dataset(config)
     _check_fits(reduced, items, model)
     amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])
     scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where, amp)

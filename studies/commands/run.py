@@ -47,6 +47,7 @@ class Options:
     backbone: str | None = None
     pool: str | None = None  # None: the backbone's own
     ignore: int | None = None  # None: the data set's own
+    img_size: int | None = None  # None: the data set's own
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -95,6 +96,9 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
         one_of("pool", options.pool, POOLS)
         if TASKS[study.task].dense:
             raise ValueError(f"--pool is of a classifier, and {study.task} has none")
+    if options.img_size is not None and not datasets()[options.dataset].sized:
+        valid = ", ".join(name for name, found in datasets().items() if found.sized)
+        raise ValueError(f"--img-size: {options.dataset} has a size of its own; data sets of any size: {valid}")
     one_of("training", options.train, ["none", "recipe"])
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
@@ -109,6 +113,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
         ignore=options.ignore,
+        img_size=options.img_size,
         data_dir=options.data and str(path_of(options.data)),
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),

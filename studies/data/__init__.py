@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances"]
+__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances", "Original"]
 
 OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
@@ -22,21 +22,30 @@ IGNORE_INDEX = 255  # label of pixels that count nowhere
 
 class Instances(NamedTuple):
     """The objects of images. Letters: B batch, K objects of an image at most, S image side in pixels. Places that an
-    image leaves empty have class -1 and a box of zeros."""
+    image leaves empty have class -1, a box of zeros and an empty mask."""
 
     boxes: Tensor  # [B, K, 4] float32 x0 y0 x1 y1 in pixels, x1 and y1 exclusive
     classes: Tensor  # [B, K] int64
-    places: Tensor  # [B, S, S] uint8, k + 1 where object k is, 0 background
+    masks: Tensor  # [B, K, S, S] bool, which may overlap
+    crowd: Tensor  # [B, K] bool, a region of many objects: no target, and nothing that has to be found
+    sizes: Tensor  # [B, 2] int64 height and width of the image in the square; right of it and below there is padding
 
     def targets(self) -> list[dict[str, Tensor]]:
-        """As torchvision's detectors want them: of each image boxes [n, 4], labels [n] from 1 on and masks [n, S, S]
-        uint8."""
+        """As torchvision's detectors want them, without crowds: of each image boxes [n, 4], labels [n] from 1 on and
+        masks [n, S, S] uint8."""
         found = []
-        for boxes, classes, places in zip(*self, strict=True):
-            there = (classes >= 0).nonzero()[:, 0]
-            masks = (places == (there + 1)[:, None, None]).to(places.dtype)
-            found.append({"boxes": boxes[there], "labels": classes[there] + 1, "masks": masks})
+        for boxes, classes, masks, crowd, _ in zip(*self, strict=True):
+            there = (classes >= 0) & ~crowd
+            found.append({"boxes": boxes[there], "labels": classes[there] + 1, "masks": masks[there].byte()})
         return found
+
+
+class Original(NamedTuple):
+    """A test image as it is in its file, in whose pixels detection is scored."""
+
+    height: int
+    width: int
+    objects: list[dict[str, Any]]  # category_id (0..C-1), bbox, area, iscrowd, segmentation (compressed RLE), as COCO's
 
 
 class Batch(NamedTuple):
@@ -47,6 +56,7 @@ class Batch(NamedTuple):
     item: Tensor  # [B] int64 index of the item in its split
     cluster: Tensor  # [B] int64 what items share (their source digit or image), for paired and cluster statistics
     patch_target: Tensor | None = None  # [B, L] int64 labels in the patch grid, where the data set has them
+    originals: Sequence[Original] | None = None  # [B] of test images that were resized, for detection
 
     @property
     def truth(self) -> Tensor | None:
@@ -118,4 +128,5 @@ class Dataset:
     make: Callable[[RunConfig], Data]
     settings: tuple[str, ...] = ()  # of OWN_SETTINGS, those that it reads
     ignore: bool = False  # takes `--ignore`, the pixel value that counts nowhere
+    sized: bool = False  # its images are made as large as `--img-size` says
     folder: str = ""  # what `--data` names; "": nothing, the items are embedded

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired
@@ -23,7 +23,10 @@ from results.records.files import read_json
 from results.records.schema import check
 from studies.data.loading import listed
 
-__all__ = ["Annotations", "ImageEntry", "Object", "Rle", "Segmentation", "find_split", "mask_of", "read_annotations"]
+__all__ = [
+    "Annotations", "ImageEntry", "Object", "Rle", "Segmentation", "find_split", "mask_of", "read_annotations", "rle_of",
+    "to_bbox",
+]  # fmt: skip
 
 SMALLEST = 1.0  # px; a box below it has no pixel of its own
 FAR = 1_000_000  # px; pycocotools walks along the edges of polygons in memory: at 100 times as much it takes gigabytes
@@ -55,7 +58,7 @@ class _Annotation(TypedDict):
     image_id: int
     category_id: int
     bbox: list[float]
-    segmentation: Segmentation
+    segmentation: NotRequired[Segmentation]  # asked for later, where masks are wanted
     area: float
     iscrowd: Literal[0, 1]
 
@@ -85,7 +88,7 @@ class Object(NamedTuple):
 
     category: int  # 0 to number of classes - 1
     box: tuple[float, float, float, float]  # x0, y0, x1, y1 in px, within the image
-    segmentation: Segmentation  # as in the file, without polygons of fewer than 3 points, which cover nothing
+    segmentation: Segmentation  # as in the file, without polygons of fewer than 3 points; or the box, without masks
     area: float  # px, as in the file
     crowd: bool  # a region of many objects, which no prediction needs to find
     id: int
@@ -146,10 +149,11 @@ def _instead(path: Path) -> str:
     return f"; {above} has: {listed(found) or 'nothing'}{did_you_mean(path.name, found)}"
 
 
-def read_annotations(file: Path, folder: Path) -> Annotations:
+def read_annotations(file: Path, folder: Path, masks: bool = True) -> Annotations:
     """The content of `file` (instances_*.json), whose images are in `folder`. Annotations with too small a box or an
-    empty mask are left out and named in `skipped`; boxes that stick out of the image are clipped. Raises ValueError for
-    all else that cannot be meant, and names file and id."""
+    empty mask are left out and named in `skipped`; boxes that stick out of the image are clipped. `masks`: False reads
+    no segmentation, and the box stands for it. Raises ValueError for all else that cannot be meant, and names file and
+    id."""
     for there, path in ((file.is_file(), file), (folder.is_dir(), folder)):
         if not there:
             raise ValueError(f"{path} does not exist{_instead(path)}")
@@ -161,7 +165,7 @@ def read_annotations(file: Path, folder: Path) -> Annotations:
     _once(file, "category names", (category["name"] for category in categories))
     images = _images(file, folder, content["images"])
     numbers = {category["id"]: number for number, category in enumerate(categories)}
-    objects, skipped = _objects(file, content["annotations"], images, numbers)
+    objects, skipped = _objects(file, content["annotations"], images, numbers, masks)
     read = Annotations([category["name"] for category in categories], images, objects, skipped)
     if not any(objects):
         raise ValueError(f"{file}: no annotation can be used: {'; '.join(read.notes())}")
@@ -186,7 +190,7 @@ def _images(file: Path, folder: Path, entries: list[_Image]) -> list[ImageEntry]
 
 
 def _objects(
-    file: Path, entries: list[_Annotation], images: list[ImageEntry], numbers: dict[int, int]
+    file: Path, entries: list[_Annotation], images: list[ImageEntry], numbers: dict[int, int], masks: bool
 ) -> tuple[list[list[Object]], dict[str, list[int]]]:
     """-> the objects of each image; the ids of what was left out, by reason"""
     _once(file, "annotation ids", (entry["id"] for entry in entries))
@@ -195,7 +199,7 @@ def _objects(
     skipped: dict[str, list[int]] = {}
     for entry in entries:
         try:
-            found = _object(entry, by_id, numbers)
+            found = _object(entry, by_id, numbers, masks)
         except ValueError as error:
             raise ValueError(f"{file}: annotation {entry['id']}: {error}") from None
         if isinstance(found, str):
@@ -205,7 +209,7 @@ def _objects(
     return [objects[image.id] for image in images], skipped
 
 
-def _object(entry: _Annotation, images: dict[int, ImageEntry], numbers: dict[int, int]) -> Object | str:
+def _object(entry: _Annotation, images: dict[int, ImageEntry], numbers: dict[int, int], masks: bool) -> Object | str:
     """An object, or the reason to leave it out. Raises ValueError, without file and id."""
     if (image := images.get(entry["image_id"])) is None:
         raise ValueError(f"image {entry['image_id']} is none of the {len(images)} images")
@@ -214,7 +218,7 @@ def _object(entry: _Annotation, images: dict[int, ImageEntry], numbers: dict[int
     if not 0 <= entry["area"] < float("inf"):
         raise ValueError(f"area {entry['area']}, expected a finite number from 0 on")
     box = _clipped(entry["bbox"], image)
-    segmentation, fault = _segmentation(entry["segmentation"], image)
+    segmentation, fault = _segmentation(entry.get("segmentation"), image) if masks else (_rectangle(*box), None)
     if min(box[2] - box[0], box[3] - box[1]) < SMALLEST:
         return SMALL_BOX
     return fault or Object(category, box, segmentation, float(entry["area"]), entry["iscrowd"] == 1, entry["id"])
@@ -238,8 +242,14 @@ def _near(kind: str, numbers: list[float]) -> None:
         raise ValueError(f"{kind} has the coordinate {bad[0]}, expected finite numbers within ±{FAR:,}")
 
 
-def _segmentation(found: Segmentation, image: ImageEntry) -> tuple[Segmentation, str | None]:
+def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Segmentation:
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def _segmentation(found: Segmentation | None, image: ImageEntry) -> tuple[Segmentation, str | None]:
     """-> what of it is to be used, and why nothing is"""
+    if found is None:
+        raise ValueError("no segmentation, expected polygons or RLE, which masks are made of")
     if isinstance(found, dict):
         return found, None if _covered(found, image) else NO_PIXEL
     for polygon in found:
@@ -287,11 +297,22 @@ def _runs(counts: list[int] | str | bytes) -> list[int]:
     return runs
 
 
+def rle_of(item: Object, height: int, width: int) -> dict[str, Any]:
+    """The mask of an object of an image of `height` x `width` px as compressed RLE, size and counts; which pixels
+    polygons cover says pycocotools."""
+    found: Any = item.segmentation
+    if isinstance(found, list):
+        return coco_mask.merge(coco_mask.frPyObjects(found, height, width))
+    return coco_mask.frPyObjects(found, height, width) if isinstance(found["counts"], list) else found
+
+
 def mask_of(item: Object, height: int, width: int) -> np.ndarray:
-    """The pixels of an object of an image of `height` x `width` px; which ones polygons cover says pycocotools.
-    -> [height, width] bool"""
-    rle: Any = item.segmentation
-    if isinstance(rle, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(rle, height, width))
-    runs = _runs(rle["counts"])  # pycocotools' own `decode` warns with NumPy 2
+    """The same as pixels. -> [height, width] bool"""
+    runs = _runs(rle_of(item, height, width)["counts"])  # pycocotools' own `decode` warns with NumPy 2
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
+
+
+def to_bbox(box: Sequence[float]) -> list[float]:
+    """x0 y0 x1 y1 -> x y width height, as COCO has boxes."""
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]

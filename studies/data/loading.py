@@ -45,6 +45,7 @@ BROKEN = (
     Image.DecompressionBombError,
 )  # PIL raises all these
 Key = tuple[int, int]  # epoch, index
+Sample = tuple["tuple[Any, ...] | BadFile", int]  # of `Items`
 T = TypeVar("T")
 
 
@@ -137,8 +138,8 @@ def skim(image: Image.Image) -> tuple[int, int]:
 
 
 class Items(Dataset):
-    """(epoch, index) -> ((image, target), index), or (BadFile, index) where there is none. It is pickled once, on its
-    way to a worker."""
+    """(epoch, index) -> (what `prepare` makes, index), or (BadFile, index) where there is none. It is pickled once, on
+    its way to a worker."""
 
     def __init__(self, root: Path, paths: Sequence[str], seed: int):
         self.root, self.paths, self.seed = root, paths, seed  # paths below root
@@ -146,7 +147,7 @@ class Items(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: Key) -> tuple[tuple[Tensor, Tensor] | BadFile, int]:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         try:
             files = self.read(index)
@@ -159,9 +160,25 @@ class Items(Dataset):
         """What the files of an item hold. Raises BadFile."""
         raise NotImplementedError
 
-    def prepare(self, *files: Any) -> tuple[Tensor, Tensor]:
-        """Image and target of what was read, with whatever is random about them."""
+    def prepare(self, *files: Any) -> tuple[Any, ...]:
+        """Image and target of what was read, and what else `batch` takes, with whatever is random about them."""
         raise NotImplementedError
+
+    @staticmethod
+    def batch(prepared: Sequence[tuple[Any, ...]], index: Tensor) -> Batch:
+        """What `prepare` made of the items `index` [B]."""
+        images, targets = map(torch.stack, zip(*prepared, strict=True))
+        return Batch(images, targets, index, index)
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample]) -> tuple[Batch | None, list[BadFile]]:
+        """The items that could be read, if there are any, and the others."""
+        good = [(sample, index) for sample, index in samples if not isinstance(sample, BadFile)]
+        bad = [sample for sample, _ in samples if isinstance(sample, BadFile)]
+        if not good:
+            return None, bad
+        prepared, index = zip(*good, strict=True)
+        return cls.batch(prepared, torch.tensor(index)), bad
 
     def check(self, index: int) -> None:
         """Raises BadFile where `read` would, if possible in less time."""
@@ -240,20 +257,22 @@ class FileDataset:
 
     def test_items(self, items: Sequence[int]) -> Batch:
         """Images of val by number. Raises UnreadableImages, WrongFiles."""
-        images, target, index, bad = _collate([self._splits["val"][0, i] for i in items])
-        if bad:
+        val = self._splits["val"]
+        batch, bad = val.collate([val[0, i] for i in items])
+        if batch is None or bad:
             raise _error(bad)
-        return Batch(images, target, index, index)
+        return batch
 
     def _batches(self, split: str, keys: list[list[Key]]) -> Iterator[Batch]:
+        items = self._splits[split]
         if self.workers == 0:
-            loaded: Iterable = (_collate([self._splits[split][key] for key in batch]) for batch in keys)
+            loaded: Iterable = (items.collate([items[key] for key in batch]) for batch in keys)
         else:
             loaded = self._loader(split, keys)
-        for images, target, index, bad in loaded:
+        for batch, bad in loaded:
             self._note(bad)
-            if len(index):
-                yield Batch(images, target, index, index)
+            if batch is not None:
+                yield batch
             elif split == "train":  # without it all later batches would have other numbers
                 raise _error(bad)
 
@@ -265,7 +284,7 @@ class FileDataset:
                 self._splits[split],
                 batch_sampler=self._orders[split],
                 num_workers=self.workers,
-                collate_fn=_collate,
+                collate_fn=self._splits[split].collate,
                 multiprocessing_context="spawn",  # safe beside threads and CUDA
                 persistent_workers=True,
             )
@@ -289,13 +308,3 @@ class _Order:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-def _collate(samples: list[tuple[tuple[Tensor, Tensor] | BadFile, int]]) -> tuple[Tensor, Tensor, Tensor, list]:
-    """-> images [B, 3, S, S], targets [B, ...] and indices [B] of the items that could be read; the BadFiles"""
-    good = [(*sample, index) for sample, index in samples if not isinstance(sample, BadFile)]
-    bad = [sample for sample, _ in samples if isinstance(sample, BadFile)]
-    if not good:
-        return torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64), bad
-    images, targets, index = zip(*good, strict=True)
-    return torch.stack(images), torch.stack(targets), torch.tensor(index), bad

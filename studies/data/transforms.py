@@ -15,7 +15,7 @@ import torch
 
 from cropr.nearest import did_you_mean, nearest
 
-__all__ = ["AUGMENTS", "eval_transform", "seeded", "train_transform", "vit_config_of"]
+__all__ = ["AUGMENTS", "eval_transform", "patch_size_at", "patch_size_of", "seeded", "train_transform", "vit_config_of"]
 
 AUGMENTS = (
     "auto_augment", "color_jitter", "color_jitter_prob", "gaussian_blur_prob", "grayscale_prob", "hflip",
@@ -54,6 +54,26 @@ def vit_config_of(backbone: str) -> dict[str, Any]:
             f"vit_small_patch16_224){near}"
         )
     return resolve_data_config(pretrained_cfg=config.to_dict())
+
+
+def patch_size_at(image_size: int, own: int) -> int:
+    """Pixels of a patch, of a backbone with patches of `own` pixels on images of `image_size`: 16 where its own do not
+    divide them, as in Cropr's recipe for ADE20k."""
+    return own if image_size % own == 0 else 16
+
+
+def patch_size_of(backbone: str, image_size: int) -> int:
+    """The same of a backbone by timm's name. Raises ValueError where images are no whole number of them."""
+    import timm
+
+    with torch.device("meta"):
+        patch_size = patch_size_at(image_size, timm.create_model(backbone).patch_embed.patch_size[0])
+    if image_size % patch_size:
+        raise ValueError(
+            f"{backbone}: images of {image_size} px are no whole number of patches of {patch_size} px; nearest: "
+            f"{max(1, round(image_size / patch_size)) * patch_size} px"
+        )
+    return patch_size
 
 
 def eval_transform(config: dict[str, Any]) -> Any:

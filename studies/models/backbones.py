@@ -113,11 +113,13 @@ def options_of(config: RunConfig, image_size: int) -> dict[str, Any]:
 
 
 def sized_for(name: str, image_size: int) -> dict[str, Any]:
-    """Options of `create_backbone` that make the model `name` one for images of `image_size` pixels; patches become 16
-    pixels wide where the model's own do not divide the image (as in Cropr's recipe for ADE20k)."""
+    """Options of `create_backbone` that make the model `name` one for images of `image_size` pixels."""
+    from studies.data.transforms import patch_size_at
+
     own = describe(name)
     options = {} if own["img_size"] == image_size else {"img_size": image_size}
-    return options if image_size % own["patch_size"] == 0 else options | {"patch_size": 16}
+    patch_size = patch_size_at(image_size, own["patch_size"])
+    return options if patch_size == own["patch_size"] else options | {"patch_size": patch_size}
 
 
 def check_name(name: str) -> None:

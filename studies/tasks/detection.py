@@ -8,7 +8,7 @@ image in pixels, n test items.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from torch import Tensor
 from cropr.dense import DenseViT
 from cropr.dense_objective import DenseObjective
 from cropr.objective import Criterion, cells_of_pixels
-from studies.data import Batch, Instances
+from studies.data import Batch, Instances, Original
+from studies.data.coco_files import to_bbox
 from studies.tasks import Evaluation
 from studies.tasks.coco_eval import evaluate_coco
 from studies.tasks.detector import Detections, Features
@@ -42,12 +43,11 @@ class DetectionLoss:
         return F.cross_entropy(logits, labels, reduction="sum")
 
     def present(self, target: Instances, cells: tuple[int, int], num_classes: int) -> Tensor:
-        """Of the objects whose masks reach into a cell."""
-        number = torch.arange(1, target.classes.shape[1] + 1, device=target.classes.device)
-        masks = target.places[:, None] == number[:, None, None]  # [B, K, H, W]
-        pixels = torch.zeros(*masks.shape[:2], math.prod(cells), device=masks.device)  # [B, K, M] of each object
-        pixels.index_add_(2, cells_of_pixels(masks, cells).flatten(), masks.flatten(2).float())
-        classes = F.one_hot(target.classes + 1, num_classes + 1)[..., 1:].float()  # [B, K, C], -1: none
+        """Of the objects, without crowds, whose masks reach into a cell."""
+        pixels = torch.zeros(*target.classes.shape, math.prod(cells), device=target.masks.device)  # [B, K, M]
+        pixels.index_add_(2, cells_of_pixels(target.masks, cells).flatten(), target.masks.flatten(2).float())
+        named = target.classes.masked_fill(target.crowd, -1)
+        classes = F.one_hot(named + 1, num_classes + 1)[..., 1:].float()  # [B, K, C], -1: none
         return torch.einsum("bkm,bkc->bmc", pixels, classes).clamp(max=1)
 
     def count(self, target: Tensor | Instances) -> Tensor:
@@ -98,10 +98,11 @@ def evaluate(
         truth = None if batch.truth is None else batch.truth.to(device)
         with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
             maps = model(batch.images.to(device))
-        assert isinstance(batch.target, Instances)
-        detections = model.vit.head.detect(maps.float())
-        for item, target, one in zip(batch.item.tolist(), batch.target.targets(), detections, strict=True):
-            truths += _truths(item, target, len(truths))
+        originals = _originals(batch)
+        pixels = [(original.height, original.width) for original in originals]
+        detections = model.vit.head.detect(maps.float(), batch.target.sizes.tolist(), pixels)
+        for item, original, one in zip(batch.item.tolist(), originals, detections, strict=True):
+            truths += [{"image_id": item, **truth} for truth in original.objects]
             found += _found(item, one)
         items.append(batch.item)
         clusters.append(batch.cluster)
@@ -115,15 +116,23 @@ def evaluate(
     return Evaluation(metrics, arrays)
 
 
-def _truths(item: int, target: dict[str, Tensor], begun: int) -> list[dict[str, Any]]:
+def _originals(batch: Batch) -> Sequence[Original]:
+    """The images as they are scored: those of files, or as they are."""
+    if batch.originals is not None:
+        return batch.originals
+    height, width = batch.images.shape[-2:]
+    return [Original(height, width, _truths(target)) for target in batch.target.targets()]
+
+
+def _truths(target: dict[str, Tensor]) -> list[dict[str, Any]]:
     """In COCO's format."""
     rows = zip(target["boxes"].tolist(), target["labels"].tolist(), target["masks"].numpy(), strict=True)
     return [
         {
-            "id": begun + number + 1, "image_id": item, "category_id": label - 1, "bbox": _as_coco(box),
-            "segmentation": rle.encode(np.asfortranarray(mask)), "area": float(mask.sum()), "iscrowd": 0,
+            "category_id": label - 1, "bbox": to_bbox(box), "segmentation": rle.encode(np.asfortranarray(mask)),
+            "area": float(mask.sum()), "iscrowd": 0,
         }
-        for number, (box, label, mask) in enumerate(rows)
+        for box, label, mask in rows
     ]  # fmt: skip
 
 
@@ -132,13 +141,8 @@ def _found(item: int, one: Detections) -> list[dict[str, Any]]:
     rows = zip(one.boxes.tolist(), one.classes.tolist(), one.scores.tolist(), masks, strict=True)
     return [
         {
-            "image_id": item, "category_id": category, "bbox": _as_coco(box), "score": score,
+            "image_id": item, "category_id": category, "bbox": to_bbox(box), "score": score,
             "segmentation": rle.encode(np.asfortranarray(mask)),
         }
         for box, category, score, mask in rows
     ]  # fmt: skip
-
-
-def _as_coco(box: list[float]) -> list[float]:
-    """x0 y0 x1 y1 -> x y width height"""
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]

@@ -11,7 +11,9 @@ sides of the patch grid, H and W of an image in pixels.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from studies.data import Instances
 
@@ -32,6 +35,7 @@ __all__ = ["DetectionHead", "Detections", "Features", "SimplePyramid", "attach"]
 
 SMALL_PATCH = 8  # pixels, below which images are small, and so are pyramid and heads
 ASPECTS = (0.5, 1.0, 2.0)
+Size = tuple[int, int]  # height and width in pixels
 
 
 class Detections(NamedTuple):
@@ -81,6 +85,17 @@ class SimplePyramid(nn.Module):
         return found
 
 
+class PyramidRoIAlign(MultiScaleRoIAlign):
+    """Of maps of these strides in pixels. torchvision takes the strides from the sizes of images, as powers of two,
+    which is wrong where images are padded or patches are 14 pixels wide."""
+
+    def __init__(self, strides: Sequence[float], output_size: int):
+        super().__init__([str(i) for i in range(len(strides))], output_size, sampling_ratio=2)
+        self.scales = [1 / stride for stride in strides]
+        first, *_, last = (round(math.log2(stride)) for stride in strides)
+        self.map_levels = LevelMapper(first, last, self.canonical_scale, self.canonical_level)
+
+
 class DetectionHead(nn.Module):
     """Takes the place of a ViT's classifier. Tokens pass through it as they are; `read` makes of their map what is
     trained, and `detect` what is found. So the model as it is called, counted and timed is the encoder."""
@@ -102,13 +117,12 @@ class DetectionHead(nn.Module):
             fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=min(256, 2 * sampled), positive_fraction=0.5,
             pre_nms_top_n=limits, post_nms_top_n=limits, nms_thresh=0.7,
         )  # fmt: skip
-        names = [str(i) for i in range(len(scales))]
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(names, 7, 2), TwoMLPHead(channels * 49, hidden),
+            PyramidRoIAlign(strides, 7), TwoMLPHead(channels * 49, hidden),
             FastRCNNPredictor(hidden, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=sampled, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=most,
-            mask_roi_pool=MultiScaleRoIAlign(names, 7 if small else 14, 2),  # masks have twice as many cells
+            mask_roi_pool=PyramidRoIAlign(strides, 7 if small else 14),  # masks have twice as many cells
             mask_head=MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
         )  # fmt: skip
@@ -128,32 +142,41 @@ class DetectionHead(nn.Module):
     def losses(self, maps: Tensor, objects: Instances) -> Tensor:
         """[] the sum of Mask R-CNN's losses (of proposals: objectness, boxes; of regions: class, boxes, masks), each a
         mean over what torchvision samples, times B."""
-        images, targets = self._images(maps), objects.targets()
+        images, targets = self._images(maps, objects.sizes.tolist()), objects.targets()
         features = self.pyramid(maps.float())
         proposals, of_proposals = self.rpn(images, features, targets)
         _, of_regions = self.roi_heads(features, proposals, images.image_sizes, targets)
         return sum((*of_proposals.values(), *of_regions.values()), start=maps.new_zeros(())) * len(maps)
 
     @torch.inference_mode()
-    def detect(self, maps: Tensor) -> list[Detections]:
-        """[B, D, h, w] -> what is in each image. In eval mode."""
-        images = self._images(maps)
+    def detect(
+        self, maps: Tensor, sizes: Sequence[Size] | None = None, originals: Sequence[Size] | None = None
+    ) -> list[Detections]:
+        """[B, D, h, w] -> what is in each image. In eval mode.
+
+        `sizes`: of the B images within the square, beyond which there is padding and no object; None: they fill it.
+        `originals`: the sizes that they had before, in whose pixels boxes and masks are then; None: these.
+        """
+        images = self._images(maps, sizes)
         features = self.pyramid(maps.float())
         proposals, _ = self.rpn(images, features)
         found, _ = self.roi_heads(features, proposals, images.image_sizes)
-        return [
-            Detections(one["boxes"], one["labels"] - 1, one["scores"], self._pasted(one, size))
-            for one, size in zip(found, images.image_sizes, strict=True)
-        ]
+        originals = images.image_sizes if originals is None else originals
+        return [self._resized(*each) for each in zip(found, images.image_sizes, originals, strict=True)]
 
     @staticmethod
-    def _pasted(found: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        return paste_masks_in_image(found["masks"], found["boxes"], size)[:, 0] > 0.5
+    def _resized(found: dict[str, Tensor], size: Size, original: Size) -> Detections:
+        """What torchvision found in an image of `size`, in one of the size `original`."""
+        scale = found["boxes"].new_tensor((original[1] / size[1], original[0] / size[0]) * 2)
+        boxes = found["boxes"] * scale
+        masks = paste_masks_in_image(found["masks"], boxes, original)[:, 0] > 0.5
+        return Detections(boxes, found["labels"] - 1, found["scores"], masks)
 
-    def _images(self, maps: Tensor) -> ImageList:
+    def _images(self, maps: Tensor, sizes: Sequence[Size] | None) -> ImageList:
         """Stands for the images, of which only the sizes are asked."""
-        height, width = maps.shape[-2] * self.patch_size, maps.shape[-1] * self.patch_size
-        return ImageList(maps.new_empty(1).expand(len(maps), 3, height, width), [(height, width)] * len(maps))
+        square = maps.shape[-2] * self.patch_size, maps.shape[-1] * self.patch_size
+        found = [square] * len(maps) if sizes is None else [(height, width) for height, width in sizes]
+        return ImageList(maps.new_empty(1).expand(len(maps), 3, *square), found)
 
 
 def attach(vit: nn.Module, num_classes: int) -> nn.Module:

@@ -141,7 +141,11 @@ class Scenes:
             return scenes.classes[:, 0]
         if self.task == "segmentation":
             return scenes.mask.astype(np.int64)
-        return Instances(*map(tensor, (scenes.boxes.astype(np.float32), scenes.classes, scenes.instances)))
+        slots = np.arange(1, self.num_digits[1] + 1, dtype=np.uint8)[:, None, None]
+        masks = scenes.instances[:, None] == slots
+        sizes = np.full((len(masks), 2), IMAGE_SIZE)
+        crowd = np.zeros(scenes.classes.shape, bool)
+        return Instances(*map(tensor, (scenes.boxes.astype(np.float32), scenes.classes, masks, crowd, sizes)))
 
     def render(self, split: Split, index: np.ndarray) -> Rendered:
         """The scenes of an index [B] with all their labels; any order, repeats allowed."""

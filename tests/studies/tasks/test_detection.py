@@ -9,6 +9,7 @@ from command_line import study
 
 from cropr.dense import DenseViT
 from results.statistics.average_precision import Matches, average_precision
+from studies.data import Instances
 from studies.data.sets.scenes import Scenes
 from studies.measure.flops import check_macs
 from studies.models import deploy
@@ -52,6 +53,20 @@ def test_objects_of_scenes_are_those_that_were_drawn(scenes):
     assert counts == {1, 2, 3, 4}
 
 
+def test_masks_may_overlap_and_a_crowd_is_no_target():
+    boxes = torch.tensor([[[0, 0, 2, 2], [1, 1, 4, 4], [0, 0, 4, 4]], [[0, 0, 1, 4], [0] * 4, [0] * 4]]).float()
+    masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    for image, slot in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        x0, y0, x1, y1 = boxes[image, slot].int().tolist()
+        masks[image, slot, y0:y1, x0:x1] = True
+    crowd = torch.tensor([[False, False, True], [False, False, False]])
+    objects = Instances(boxes, torch.tensor([[4, 0, 2], [1, -1, -1]]), masks, crowd, torch.full((2, 2), 4))
+    first, second = objects.targets()
+    assert first["labels"].tolist() == [5, 1] and second["labels"].tolist() == [2]
+    assert torch.equal(first["boxes"], boxes[0, :2]) and torch.equal(second["masks"], masks[1, :1].byte())
+    assert first["masks"].dtype == torch.uint8 and first["masks"][:, 1, 1].tolist() == [1, 1]
+
+
 # ---- the head
 
 
@@ -68,6 +83,36 @@ def test_small_and_large_patches_have_their_own_sizes():
     assert len(small.pyramid.levels) == 3 and len(large.pyramid.levels) == 4
     assert [size for (size,) in large.rpn.anchor_generator.sizes] == [16, 32, 64, 128, 256]
     assert large.roi_heads.box_predictor.cls_score.out_features == 81
+
+
+@pytest.mark.parametrize("patch_size", [4, 14, 16])
+@pytest.mark.parametrize("sizes", [[(96, 224)], [(224, 224)], [(224, 96)]])
+def test_regions_are_looked_up_where_they_are(patch_size, sizes):
+    """Maps that hold the x and y of their cells in pixels give the centres of boxes, however much is padding."""
+    align = DetectionHead(32, 3, patch_size).roi_heads.box_roi_pool
+    maps, boxes = {}, torch.tensor([[24.0, 40, 40, 52], [16, 20, 84, 90]])
+    for name, scale in zip(align.featmap_names, (2, 1, 0.5) if patch_size == 4 else (4, 2, 1, 0.5), strict=True):
+        cells = torch.arange(round(224 / patch_size * scale)) * patch_size / scale
+        maps[name] = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None]
+    centres = align(maps, [boxes], sizes).mean((2, 3))
+    torch.testing.assert_close(centres, (boxes[:, :2] + boxes[:, 2:]) / 2, rtol=0, atol=1e-3)
+
+
+def test_what_is_found_lies_in_the_image_and_is_scaled_to_its_file(scenes):
+    model = DenseViT(backbone()).eval()
+    with torch.no_grad():
+        maps = model(scenes.test_items(range(3)).images)
+    detect = model.vit.head.detect
+    for one in detect(maps, [(20, 32)] * 3):
+        assert len(one.boxes) and one.masks.shape[1:] == (20, 32)
+        assert one.boxes.amin() >= 0 and (one.boxes.amax(0) <= torch.tensor([32, 20, 32, 20])).all()
+    for one, scaled in zip(detect(maps), detect(maps, [(32, 32)] * 3, [(64, 96)] * 3), strict=True):
+        torch.testing.assert_close(scaled.boxes, one.boxes * torch.tensor([3.0, 2, 3, 2]))
+        assert torch.equal(scaled.scores, one.scores) and scaled.masks.shape == (len(one.boxes), 64, 96)
+        outside = scaled.masks.clone()
+        for mask, (x0, y0, x1, y1) in zip(outside, scaled.boxes.tolist(), strict=True):
+            mask[max(0, int(y0) - 3) : int(y1) + 3, max(0, int(x0) - 3) : int(x1) + 3] = False
+        assert scaled.masks.any() and not outside.any()
 
 
 def test_what_a_call_returns_is_the_map_of_the_last_tokens(scenes):

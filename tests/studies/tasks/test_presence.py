@@ -36,8 +36,8 @@ def present(task, target, number, row, column, side):
             if task == "segmentation":
                 found.add(int(target[number, y, x]))
             else:
-                slot = int(target.places[number, y, x])
-                found |= {int(target.classes[number, slot - 1])} if slot else set()
+                slots = target.masks[number, :, y, x].nonzero().flatten()
+                found |= {int(target.classes[number, slot]) for slot in slots}
     return found
 
 
