@@ -86,6 +86,7 @@ class RunConfig:
     split: Literal["test", "val"] = "test"  # what is scored: "val" where something is chosen by it
     checkpoint_digest: str | None = None
     pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
+    window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: over the whole grid
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -103,7 +104,7 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        for key, default in (("split", "test"), ("pool", None)):
+        for key, default in (("split", "test"), ("pool", None), ("window", None)):
             if content[key] == default:
                 content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -65,6 +65,7 @@ def plan(
     backbone: str,
     checkpoint: str | None,
     pool: str | None = None,
+    window: str | None = None,
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -79,7 +80,7 @@ def plan(
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
-        "checkpoint_digest": digest(checkpoint) if checkpoint else None,
+        "window": window, "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
     runs = []
@@ -120,6 +121,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "backbone": first.backbone,
         "checkpoint": first.checkpoint_digest,
         "pool": first.pool,
+        "window": first.window,
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
@@ -166,7 +168,8 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 
     first = configs[0]
     names = sorted({reference().name, *(config.variant for config in configs)})
-    content = [names, first.backbone, first.device, first.quick, torch.__version__, *filter(None, [first.pool])]
+    content = [names, first.backbone, first.device, first.quick, torch.__version__]
+    content += filter(None, [first.pool, first.window])
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 

@@ -46,6 +46,7 @@ class Options:
     data: str | None = None
     backbone: str | None = None
     pool: str | None = None  # None: the backbone's own
+    window: str | None = None  # None: attention over the whole grid
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -76,7 +77,7 @@ class Options:
 def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     """The runs that `options` ask for; `way` says how a method is trained, where the protocol does not. Raises
     ValueError."""
-    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe", "protocol"):
+    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "window", "recipe", "protocol"):
         if getattr(options, name) == "":
             raise ValueError(f"--{name} is empty; leave it out for its default")
     for name in ("data", "backbone", "out"):
@@ -84,6 +85,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
             raise ValueError(f"--{name} is no UTF-8, so that no record can hold it; give it another name or a link")
     study = study_of(options)
     reducers = reducers_of(options)
+    from cropr.windows import Windows
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
     from studies.models.backbones import POOLS
     from studies.study import plan
@@ -107,6 +109,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
+        window=None if options.window is None else str(Windows.parse(options.window)),
         data_dir=options.data and str(path_of(options.data)),
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
@@ -139,7 +142,7 @@ def only_timed(options: Options) -> Bench | None:
         options.backbone or study.backbone, options.reducers or study.reducers, options.budgets or study.budgets,
         timing.batch_sizes, timing.quick_img_sizes if quick else timing.img_sizes,
         timing.quick_rounds if quick else timing.rounds, "float32", options.device, False, options.directory,
-        task=study.task, num_classes=timing.num_classes,
+        task=study.task, num_classes=timing.num_classes, window=options.window,
     )  # fmt: skip
 
 
