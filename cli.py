@@ -33,7 +33,7 @@ SETTINGS = "settings of the recipe"  # what the configuration file says of it, i
 WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool ignore img_size random_at_counts config",
+    "Study": "reducers budgets seeds task dataset data backbone pool window ignore img_size random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
@@ -48,6 +48,10 @@ IgnoreOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 MethodOption = Annotated[
     list[str] | None, typer.Option(help="A method of your own that the records name: ./FILE.py. Its code is run.")
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -152,6 +156,7 @@ def study_options(
     img_size: Annotated[
         int | None, typer.Option(min=1, help="Side of the images of coco in pixels (default: 1024).")
     ] = None,
+    window: WindowOption = None,
     out: Annotated[
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,
@@ -355,13 +360,14 @@ def bench(
     task: Annotated[
         str, typer.Option(help="classification; segmentation: with its decoder; detection: the encoder.")
     ] = "classification",
+    window: WindowOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""
     from studies.commands import bench as command
 
     options = command.Bench(
-        backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out, task
+        backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out, task, window=window
     )
     with usage_errors():
         records = command.run(options, progress=lambda text: typer.echo(text, err=True))

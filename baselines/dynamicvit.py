@@ -123,7 +123,7 @@ def token_loss(student: Tensor, teacher: Tensor, keep: Tensor, kind: str = "mse"
 class DynamicViTObjective(Objective):
     """CE + ratio_weight / 3 * ratio loss + distill_weight * (KL to the teacher + distance of kept tokens).
 
-    `teacher`: the same pretrained model, plain; it is frozen here.
+    `teacher`: the same pretrained model, a `ReducedViT` without reducers; it is frozen here.
     """
 
     name = "CE + ratio + KL and token distillation"
@@ -147,8 +147,8 @@ class DynamicViTObjective(Objective):
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
         with torch.no_grad():
-            features = self.teacher.forward_features(batch.images)
-            teacher = self.teacher.forward_head(features), features[:, model.num_prefix_tokens :]
+            theirs = self.teacher.forward_features(batch.images)
+            teacher = self.teacher.forward_head(theirs), theirs.patches
         tokens = model.forward_features(batch.images)
         decisions = list(tokens.aux)
         terms = self.combine(model.forward_head(tokens), tokens.patches, decisions, batch.target, *teacher)
@@ -278,11 +278,11 @@ class DynamicViTMethod(Dropping):
             ratios = [self.ratio ** (stage + 1) for stage in range(len(model.reducers))]
         else:
             ratios = [reducer.keep / model.num_patches for reducer in model.reducers.values()]
-        kind = DynamicViTObjective
-        if self.dense:
-            from cropr.dense import DenseViT
+        from cropr.dense import DenseViT
+        from cropr.vit import ReducedViT
 
-            kind, teacher = DynamicViTDenseObjective, DenseViT(teacher, img_size=model.img_size)
+        kind, plain = (DynamicViTDenseObjective, DenseViT) if self.dense else (DynamicViTObjective, ReducedViT)
+        teacher = plain(teacher, img_size=model.img_size)
         return kind(
             training.criterion, teacher, ratios, self.ratio_weight, self.distill_weight, token=self.token,
             batch_mean=self.batch_mean,

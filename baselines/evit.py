@@ -126,7 +126,7 @@ class EViTMethod(Dropping):
 
     def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
         if self.keep is not None:
-            return {block: self.at_rate(vit, block, self.keep) for block in self.blocks(len(vit.blocks))}
+            return {block: self.at_rate(vit, block, self.keep) for block in self.blocks(vit)}
         found: dict[int, Dropper] = {}
         live = num_patches
         for block, keep in self.counts(vit, num_patches).items():

@@ -23,6 +23,7 @@ from cropr.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens, take
+from cropr.windows import global_blocks
 
 __all__ = ["Matching", "ToMe", "TokenMerging", "bipartite_matching", "destinations", "merge", "merges_per_block"]
 
@@ -158,8 +159,9 @@ class TokenMerging(Method):
     reducer = ToMe
 
     r: float | tuple[int, ...] | None = option(
-        None, "pairs merged in each block; or one number a block, written 8/0/8", low=0, sets_cost=True
-    )
+        None, "pairs merged in each block (with windows: in each global one); or one number a block, written 8/0/8",
+        low=0, sets_cost=True,
+    )  # fmt: skip
     inflect: float | None = option(
         None, "r rises over the blocks from (1 - inflect) r to (1 + inflect) r; negative: it falls", low=-1, high=1,
         unset="constant r",
@@ -171,14 +173,18 @@ class TokenMerging(Method):
             raise ValueError(f"{self.name}: inflect bends a single r, and r={'/'.join(map(str, self.r))} is a list")
 
     def place(self, vit: nn.Module, num_patches: int) -> dict[int, ToMe]:
-        """A merge in every block that has one."""
+        """A merge in every block that has one; with windows, in the global ones."""
         if self.r is None:
             raise ValueError(f"{self.name} needs a budget, or r")
         if isinstance(self.r, tuple):
-            rates = merges_per_block(list(self.r), len(vit.blocks))
+            blocks = tuple(range(len(vit.blocks)))
+            rates = merges_per_block(list(self.r), len(blocks))
         else:
-            rates = merges_per_block(self.r if self.inflect is None else (self.r, self.inflect), len(vit.blocks))
-        return {i: ToMe(n, self.proportional, vit.blocks[i].attn.head_dim) for i, n in enumerate(rates) if n}
+            blocks = global_blocks(vit)
+            rates = merges_per_block(self.r if self.inflect is None else (self.r, self.inflect), len(blocks))
+        return {
+            i: ToMe(n, self.proportional, vit.blocks[i].attn.head_dim) for i, n in zip(blocks, rates, strict=True) if n
+        }
 
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """A constant r, up to one that merges all it can in the first block."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cropr.method import Method, Training, renamed
 from cropr.option import option
 from cropr.schedule import Scale, constant, geometric, staged, stages
+from cropr.windows import global_blocks, windows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,12 @@ def grid_shape(vit: nn.Module, num_patches: int) -> tuple[int, int]:
     return side, side
 
 
+def up_to(wanted: tuple[int, ...], valid: list[int]) -> tuple[int, ...]:
+    """For each of the blocks `wanted` the last `valid` one up to it, or else the first; each of them once."""
+    found = {max((block for block in valid if block <= stage), default=valid[0]) for stage in wanted} if valid else ()
+    return tuple(sorted(found))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dropping(Method):
     """A method whose `reducer` keeps the patches of the highest score."""
@@ -62,7 +69,8 @@ class Dropping(Method):
     )  # fmt: skip
     at: tuple[int, ...] | None = option(
         None, "blocks of the reducers, written 3/6/9", low=0,
-        unset="three stages where the schedule is staged, else every block but the last (llf: the last two)",
+        unset="three stages where the schedule is staged, else every block but the last (llf: the last two); with "
+        "windows, global blocks among them",
     )  # fmt: skip
     rate: float | None = option(None, "patches that leave at each place (constant)", low=0, sets_cost=True)
     ratio: float | None = option(
@@ -131,19 +139,26 @@ class Dropping(Method):
             return self.schedules[0] if len(self.schedules) == 1 else None
         return next(kind for kind in (*self.schedules, *self.parameters) if self.parameters[kind] == given[0])
 
-    def blocks(self, depth: int) -> tuple[int, ...]:
-        """Behind (or in) which the reducers are, of a model of `depth` blocks. Raises ValueError."""
+    def blocks(self, vit: nn.Module) -> tuple[int, ...]:
+        """Behind (or in) which the reducers are. Raises ValueError."""
+        depth, windows = len(vit.blocks), windows_of(vit)
         last = depth - 1 - self.on_full_grid
         if self.at is None and self.kind != "staged":
-            return tuple(range(last))
-        named = self.at or stages(depth)
-        first, end = (1, min(last + 1, depth - 1)) if self.in_front else (0, last)
-        if bad := [block for block in named if not first <= block <= end]:
+            return tuple(block for block in global_blocks(vit) if block < last)
+        end = min(last, depth - 2) if self.in_front else last
+        valid = [block for block in global_blocks(vit) if block <= end]
+        behind = tuple(block - self.in_front for block in self.at or stages(depth))
+        if self.at is None and windows is not None:
+            behind = up_to(behind, valid)
+        if bad := [block + self.in_front for block in behind if block not in valid]:
             where = "in front of" if self.in_front else "at"
+            these = f"{self.in_front:d} to {end + self.in_front}"
+            if windows is not None:
+                these = f"{'/'.join(str(block + self.in_front) for block in valid)} (windows {windows})"
             raise ValueError(
-                f"{self.name} reduces {where} blocks {first} to {end} of this model of {depth}, not {bad[0]}; give at="
+                f"{self.name} reduces {where} blocks {these} of this model of {depth}, not {bad[0]}; give at="
             )
-        return tuple(block - self.in_front for block in named)
+        return behind
 
     def extra(self, vit: nn.Module) -> int:
         """Further patches that the first module removes where the schedule is constant."""
@@ -151,7 +166,7 @@ class Dropping(Method):
 
     def counts(self, vit: nn.Module, num_patches: int) -> dict[int, int]:
         """Patches kept at each block that has a reducer. Raises ValueError."""
-        blocks, kind = self.blocks(len(vit.blocks)), self.kind
+        blocks, kind = self.blocks(vit), self.kind
         if kind is None or not self.native:
             raise ValueError(
                 f"{self.name} needs a budget, or one of {', '.join(dict.fromkeys(self.parameters.values()))}"
@@ -196,7 +211,7 @@ class Dropping(Method):
         for kind in kinds:
             ends = (1 / num_patches, 1.0)
             if kind == "constant":
-                places = max(1, len(replace(self, schedule=kind).blocks(len(vit.blocks))))
+                places = max(1, len(replace(self, schedule=kind).blocks(vit)))
                 ends = (float((num_patches - self.extra(vit) - 1) // places), 0.0)
             found.append(Scale(str(kind), self.parameters[str(kind)], *ends))
         return found

@@ -1,8 +1,9 @@
 """Multiply-accumulates (MACs) of a reduced model in closed form, per image.
 
 A block costs 4 Ta D^2 + 2 Ta^2 D + 2 r Tm D^2 with Ta tokens in attention, Tm in the MLP and MLP ratio r; widths are
-read off the modules, so that gates, grouped keys and SwiGLU count as they are. Matrix products, convolutions and
-attention count; norms, softmax, activations and resampling do not.
+read off the modules, so that gates, grouped keys and SwiGLU count as they are. Where attention runs within windows, Ta
+is all tokens in them, padding and copies of prefix tokens included, and 2 Ta^2 D a sum over windows. Matrix products,
+convolutions and attention count; norms, softmax, activations and resampling do not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 
 from cropr.reducer import Reducer, token_counts
 from cropr.vit import ReducedViT
+from cropr.windows import global_blocks, windows_of
 
 __all__ = ["Macs", "count", "dense_macs", "planned_macs"]
 
@@ -41,26 +43,38 @@ class Macs:
 def count(model: ReducedViT) -> Macs:
     """MACs of one image through `model` as it is deployed."""
     reducers = {int(i): reducer for i, reducer in model.reducers.items()}
-    return planned_macs(model.vit, reducers, model.num_patches, llf=model.llf, decoder=model.dense)
+    return planned_macs(model.vit, reducers, model.grid_size, llf=model.llf, decoder=model.dense)
 
 
-def dense_macs(vit: nn.Module, num_patches: int | None = None, *, decoder: bool = False) -> int:
-    """MACs of one image through the plain model. `decoder`: with the head on every patch."""
-    return planned_macs(vit, {}, num_patches or vit.patch_embed.num_patches, decoder=decoder).total
+def dense_macs(vit: nn.Module, grid_size: tuple[int, int] | None = None, *, decoder: bool = False) -> int:
+    """MACs of one image through the plain model. `grid_size`: rows and columns of patches, None: the model's own.
+    `decoder`: with the head on every patch."""
+    return planned_macs(vit, {}, grid_size or vit.patch_embed.grid_size, decoder=decoder).total
 
 
 def planned_macs(
-    vit: nn.Module, reducers: Mapping[int, Reducer], num_patches: int, *, llf: bool = False, decoder: bool = False
+    vit: nn.Module,
+    reducers: Mapping[int, Reducer],
+    grid_size: tuple[int, int],
+    *,
+    llf: bool = False,
+    decoder: bool = False,
 ) -> Macs:
     """MACs of one image if `vit` had these `reducers`, without making the model. `llf`: the last block runs on all
     patches. `decoder`: each patch is classified, by the head or by one of the same size where it was dropped."""
-    prefix, scoring = vit.num_prefix_tokens, 0
+    prefix, scoring, num_patches = vit.num_prefix_tokens, 0, grid_size[0] * grid_size[1]
+    windows, everywhere, full = windows_of(vit), global_blocks(vit), True
     counts = token_counts(reducers, len(vit.blocks), num_patches, prefix, llf=llf)
     backbone = num_patches * vit.patch_embed.proj.weight.numel()
     for i, (block, (attended, in_mlp, _)) in enumerate(zip(vit.blocks, counts, strict=True)):
-        backbone += attended * linear_weights(block.attn) + 2 * attended**2 * attention_width(block.attn)
+        num, each = 1, attended
+        if windows is not None and full and i not in everywhere:
+            layout = windows.layout(grid_size)
+            num, each = layout.num_windows, prefix + layout.num_cells
+        backbone += num * (each * linear_weights(block.attn) + 2 * each**2 * attention_width(block.attn))
         backbone += in_mlp * linear_weights(block.mlp)
         if i in reducers:
+            full = full and reducers[i].idle(attended - prefix, prefix)
             scoring += reducers[i].macs(attended - prefix, prefix, vit.embed_dim)
     if decoder:
         own = getattr(vit.head, "macs", None)  # of a head that is no layer of every patch

@@ -42,7 +42,8 @@ def _visible(policy: Tensor) -> Tensor:
 
 class policy_attention(TorchFunctionMode):
     """Within this context `scaled_dot_product_attention` heeds a policy, so that timm's own attention (with its
-    normalisation, RoPE and gates) runs unchanged. `patches` [B, N]; prefix tokens are always seen.
+    normalisation, RoPE and gates) runs unchanged. `patches` [B, N]; prefix tokens are always seen. Keys that a mask of
+    -inf hides, as those of other windows, count like dropped ones.
 
     Raises RuntimeError on leaving when no attention came by, as with timm's fused attention switched off.
     """

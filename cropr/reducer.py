@@ -48,6 +48,10 @@ class Reducer(nn.Module):
         """Live patches (N, fused ones included) behind this reducer when `num_live` come in."""
         raise NotImplementedError
 
+    def idle(self, num_live: int, num_prefix: int) -> bool:
+        """It has nothing to do when `num_live` patches come in."""
+        return self.count_after(num_live, num_prefix) == num_live
+
     def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
         """Multiply-accumulates per image of scoring and matching when `num_live` patches come in."""
         return 0
@@ -95,6 +99,9 @@ class Dropper(Reducer):
     def count_after(self, num_live: int, num_prefix: int) -> int:
         keep = self.keep_of(num_live)
         return keep + (self.rest == "fuse" and keep < num_live)
+
+    def idle(self, num_live: int, num_prefix: int) -> bool:
+        return self.keep_of(num_live) == num_live  # of all but one, fused, there are as many as before
 
     def macs(self, num_live: int, num_prefix: int, embed_dim: int) -> int:
         keep = self.keep_of(num_live)

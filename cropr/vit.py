@@ -27,6 +27,7 @@ from cropr.pooling import pool_weight, weighted_pool
 from cropr.random_bits import image_seeds
 from cropr.reducer import Reducer, token_counts
 from cropr.tokens import Attended, Tokens
+from cropr.windows import global_blocks, windows_of
 
 __all__ = ["ReducedViT", "check_backbone"]
 
@@ -91,6 +92,8 @@ class ReducedViT(nn.Module):
     and in evaluation too when `masked_eval` is set. With fusion a marked token stays as it was when it was marked, and
     the last block sees all of them.
     `img_size`: of the input, where it is not the model's own (models with dynamic image size).
+    A `vit` with windows (see cropr/windows.py) attends within them while the grid is full; reducers sit at its global
+    blocks.
 
     The timm model is used, not copied. Raises ValueError for a model, a reducer or a fusion that is not defined.
     """
@@ -117,6 +120,8 @@ class ReducedViT(nn.Module):
         self.truth: Tensor | None = None  # see `told`
         self.img_size = img_size
         self.grid_size = grid_of(vit, img_size)
+        self.windows = windows_of(vit)
+        self.global_blocks = global_blocks(vit)
         self._check()
         self._taps = {
             int(i): Tap(vit.blocks[int(i)].attn, reducer.taps) for i, reducer in self.reducers.items() if reducer.taps
@@ -128,6 +133,9 @@ class ReducedViT(nn.Module):
             name = type(reducer).__name__
             if not 0 <= int(i) < depth:
                 raise ValueError(f"{name} at block {i}; the model has blocks 0 to {depth - 1}")
+            if int(i) not in self.global_blocks:
+                valid = ", ".join(map(str, self.global_blocks))
+                raise ValueError(f"{name} at block {i}, which attends within windows; valid, as global: {valid}")
             if reducer.class_token and self.vit.cls_token is None:
                 raise ValueError(f"{name} reads the class token, and this {type(self.vit).__name__} has none")
             if self.llf and not reducer.reversible:
@@ -235,7 +243,12 @@ class ReducedViT(nn.Module):
         return replace(tokens, x=torch.cat([tokens.x[:, : tokens.num_prefix], patches], dim=1))
 
     def _through_block(self, i: int, block: nn.Module, tokens: Tokens, grid_rope: Tensor | None) -> Tokens:
+        if i not in self.global_blocks and self._on_full_grid(i, tokens):
+            return replace(tokens, x=self._run(partial(self._in_windows, block, grid_rope), tokens.x))
         reducer, rope, bias = self._reducer(i), tokens.rope(grid_rope), tokens.attn_bias()
+        if self.windows is not None and self.windows.after == "by-position" and i not in self.global_blocks:
+            apart = self.windows.layout(self.grid_size).position_mask(tokens.x, tokens.positions())
+            bias = apart if bias is None else bias + apart
         kwargs = {"attn_mask": bias} if grid_rope is None else {"rope": rope, "attn_mask": bias}
         attention = nullcontext() if tokens.policy is None else self._policy_attention(tokens)
         if reducer is None or not reducer.inside:
@@ -258,6 +271,24 @@ class ReducedViT(nn.Module):
         attended = Attended(q, k, block.attn.scale, tokens.num_prefix, rope, rotate_half, bias)
         tokens = reducer(replace(tokens, x=x), attended)
         return replace(tokens, x=self._run(partial(mlp_half, block), tokens.x))
+
+    def _on_full_grid(self, i: int, tokens: Tokens) -> bool:
+        """No reducer has done anything yet in front of block i."""
+        if tokens.policy is not None:  # tokens are marked, and none leaves
+            return all(i <= int(first) for first in self.reducers)
+        return tokens.index is None and tokens.size is None
+
+    def _in_windows(self, block: nn.Module, grid_rope: Tensor | None, x: Tensor) -> Tensor:
+        """A block whose attention runs within windows of the full grid, [B, P + L, D]."""
+        assert self.windows is not None
+        layout, prefix = self.windows.layout(self.grid_size), self.num_prefix_tokens
+
+        def attend(x: Tensor, **kwargs: Tensor | None) -> Tensor:
+            return layout.back(block.attn(layout.tokens(x, prefix), **kwargs), prefix)
+
+        kwargs = {"attn_mask": layout.padding_mask(x, prefix)}
+        kwargs |= {} if grid_rope is None else {"rope": layout.rope(grid_rope, len(x))}
+        return mlp_half(block, attention_half(block, x, kwargs, attend))
 
     def _run(self, part: Callable, x: Tensor) -> Any:
         """`part(x)`; with gradient checkpointing its activations are computed again in the backward pass."""
@@ -288,9 +319,9 @@ class ReducedViT(nn.Module):
         return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size)
 
 
-def attention_half(block: nn.Module, x: Tensor, kwargs: dict) -> Tensor:
-    """The first residual of a timm block, in timm's own order of operations."""
-    branch = block.attn(block.norm1(x), **kwargs)
+def attention_half(block: nn.Module, x: Tensor, kwargs: dict, attend: Callable[..., Tensor] | None = None) -> Tensor:
+    """The first residual of a timm block, in timm's own order of operations. `attend` takes its attention's place."""
+    branch = (attend or block.attn)(block.norm1(x), **kwargs)
     return x + block.drop_path1(_scaled(block, branch, "ls1", "gamma_1"))
 
 

@@ -14,7 +14,11 @@ from cropr.nearest import nearest
 from cropr.option import Option, option, options_of
 from results.records.schema import read
 
-__all__ = ["Recipe", "RunConfig", "read_config", "replace_key", "settings"]
+__all__ = ["CHOICES", "Recipe", "RunConfig", "read_config", "replace_key", "settings"]
+
+
+# What a user may choose of data and models, and what it is otherwise: then it is no part of a run's id.
+CHOICES: dict[str, Any] = {"pool": None, "ignore": None, "img_size": None, "window": None}
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class RunConfig:
     pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
     ignore: int | None = None  # pixel value of masks that counts nowhere; None: the data set's own
     img_size: int | None = None  # px of images, where the data set asks; None: its own
+    window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: over the whole grid
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -98,6 +103,11 @@ class RunConfig:
         return self.reducer if self.budget is None else f"{self.reducer}@{self.budget:g}"
 
     @property
+    def chosen(self) -> dict[str, Any]:
+        """Of `CHOICES`, what is not as it is otherwise."""
+        return {key: getattr(self, key) for key, default in CHOICES.items() if getattr(self, key) != default}
+
+    @property
     def id(self) -> str:
         """Readable prefix and the hash of everything that was asked for; where data lie, what computes and who wanted a
         setting is not."""
@@ -105,7 +115,7 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        for key, default in (("split", "test"), ("pool", None), ("ignore", None), ("img_size", None)):
+        for key, default in {"split": "test", **CHOICES}.items():
             if content[key] == default:
                 content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cropr.method import Method
@@ -15,7 +16,7 @@ from results.records.schema import SCHEMA, read
 from results.records.schema import Study as StudyFile
 from results.records.store import Claim, write_json
 from studies.catalogue import studies
-from studies.config import Recipe, RunConfig, read_config
+from studies.config import CHOICES, Recipe, RunConfig, read_config
 from studies.models.checkpoints import digest
 from studies.models.methods import parse_one, reference
 from studies.tasks import TASKS
@@ -64,9 +65,7 @@ def plan(
     dataset: str,
     backbone: str,
     checkpoint: str | None,
-    pool: str | None = None,
-    ignore: int | None = None,
-    img_size: int | None = None,
+    choices: Mapping[str, Any] = MappingProxyType({}),
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -75,16 +74,15 @@ def plan(
     own_way: Callable[[Method, Recipe], Trained] | None = None,
 ) -> list[RunConfig]:
     """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
-    given runs once. `own_way` says how a method is trained where that is not by `recipe` alone."""
+    given runs once. `choices`: of config.CHOICES. `own_way` says how a method is trained where that is not by `recipe`
+    alone."""
     recipes = studies()[study].recipes(quick)
     embedded = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
-        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
-        "ignore": ignore,
-        "img_size": img_size,
-        "checkpoint_digest": digest(checkpoint) if checkpoint else None,
-        "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
+        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
+        "checkpoint_digest": digest(checkpoint) if checkpoint else None, "data_dir": data_dir, "device": device,
+        "quick": quick, "backbone_recipe": recipes[1] if embedded else None, **choices,
     }  # fmt: skip
     runs = []
     for seed in range(seeds):
@@ -123,8 +121,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "data_fingerprint": fingerprint,
         "backbone": first.backbone,
         "checkpoint": first.checkpoint_digest,
-        "pool": first.pool,
-        "img_size": first.img_size,
+        **{key: getattr(first, key) for key in CHOICES},
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
@@ -133,7 +130,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         write_json(out / "study.json", identity)
         return
     there = read(out / "study.json", StudyFile)
-    if differing := [key for key in identity if there.get(key) != identity[key]]:
+    if differing := [key for key in identity if there.get(key, CHOICES.get(key)) != identity[key]]:
         key = differing[0]
         raise ValueError(
             f"{out} holds another study: its {key} is {there.get(key)!r}, not {identity[key]!r}; give another --out"
@@ -172,7 +169,7 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
     first = configs[0]
     names = sorted({reference().name, *(config.variant for config in configs)})
     content = [names, first.backbone, first.device, first.quick, torch.__version__]
-    content += filter(None, [first.pool, first.img_size])
+    content += first.chosen.values()
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,18 @@ class Bench:
     out: Path | None
     task: str = "classification"
     num_classes: int | None = None  # None: the model's own
+    window: str | None = None  # None: attention over the whole grid
 
 
 def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """One speed record for each image size and batch size, with random weights. With `out` each is kept in out/speed/
     as soon as it is there; one that is there already is read, not measured again. Raises ValueError, OSError."""
+    from cropr.windows import Windows
     from studies.measure.bench import candidates, variants_of
     from studies.models.backbones import create_backbone, describe
 
+    if options.window is not None:
+        options = replace(options, window=str(Windows.parse(options.window)))
     one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
@@ -71,6 +75,7 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
             pretrained=False,
             checkpoint=checkpoint,
             detector=TASKS[options.task].detector,
+            window=options.window,
         )
         for size in sizes
     ]
@@ -110,7 +115,8 @@ def _record(
 
 
 def _study(options: Bench) -> dict[str, Any]:
-    return STUDY | {"task": options.task, "backbone": options.backbone}
+    said = STUDY | {"task": options.task, "backbone": options.backbone}
+    return said | ({"window": options.window} if options.window else {})
 
 
 def _identify(options: Bench) -> None:
@@ -123,9 +129,9 @@ def _identify(options: Bench) -> None:
         write_json(options.out / "study.json", {"schema": SCHEMA, **_study(options), "data_fingerprint": "none"})
         return
     there = read(options.out / "study.json", Study)
-    for key, value in _study(options).items():
+    for key, value in ({"window": None} | _study(options)).items():
         if there.get(key) != value:
-            raise ValueError(f"{options.out} holds records of {there.get(key)}, not {value}; give another --out")
+            raise ValueError(f"{options.out} holds records of {key} {there.get(key)}, not {value}; give another --out")
 
 
 def _claimed(folder: Path) -> Claim:
@@ -138,6 +144,7 @@ def _name(options: Bench, found: Candidates, device: str, batch_size: int) -> st
 
     content = [options.backbone, sorted(found.models), options.dtype, options.compiled, options.rounds]
     content += [] if options.task == "classification" else [options.task]
+    content += filter(None, [options.window])
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
     return f"{device}-{found.img_size}px-b{batch_size}-{digest}"
 

@@ -17,7 +17,7 @@ from results.records.store import last_error
 from studies.catalogue import Study, studies
 from studies.commands.bench import Bench
 from studies.commands.options import backbone_of, parse_budgets, resolve_device
-from studies.config import Recipe, RunConfig, replace_key
+from studies.config import CHOICES, Recipe, RunConfig, replace_key
 from studies.data import OWN_SETTINGS
 from studies.launch.profile import resources
 from studies.models.methods import ALL, builtin, parse, parse_one
@@ -48,6 +48,7 @@ class Options:
     pool: str | None = None  # None: the backbone's own
     ignore: int | None = None  # None: the data set's own
     img_size: int | None = None  # None: the data set's own
+    window: str | None = None  # None: attention over the whole grid
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -78,7 +79,7 @@ class Options:
 def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     """The runs that `options` ask for; `way` says how a method is trained, where the protocol does not. Raises
     ValueError."""
-    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "recipe", "protocol"):
+    for name in ("reducers", "budgets", "task", "dataset", "data", "backbone", "window", "recipe", "protocol"):
         if getattr(options, name) == "":
             raise ValueError(f"--{name} is empty; leave it out for its default")
     for name in ("data", "backbone", "out"):
@@ -86,6 +87,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
             raise ValueError(f"--{name} is no UTF-8, so that no record can hold it; give it another name or a link")
     study = study_of(options)
     reducers = reducers_of(options)
+    from cropr.windows import Windows
     from studies.data.datasets import datasets  # takes seconds, so that a wrong name of a reducer is refused before
     from studies.models.backbones import POOLS
     from studies.study import plan
@@ -109,11 +111,12 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     whole = options.train == "recipe" and not options.quick and not datasets()[options.dataset].folder
     seeds = options.seeds or (study.seeds if whole else 1)
     name, checkpoint = backbone_of(options.backbone or study.backbone)
+    choices = {key: getattr(options, key) for key in CHOICES}
+    if options.window is not None:
+        choices["window"] = str(Windows.parse(options.window))
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
-        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
-        ignore=options.ignore,
-        img_size=options.img_size,
+        task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, choices=choices,
         data_dir=options.data and str(path_of(options.data)),
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),
@@ -146,7 +149,7 @@ def only_timed(options: Options) -> Bench | None:
         options.backbone or study.backbone, options.reducers or study.reducers, options.budgets or study.budgets,
         timing.batch_sizes, timing.quick_img_sizes if quick else timing.img_sizes,
         timing.quick_rounds if quick else timing.rounds, "float32", options.device, False, options.directory,
-        task=study.task, num_classes=timing.num_classes,
+        task=study.task, num_classes=timing.num_classes, window=options.window,
     )  # fmt: skip
 
 

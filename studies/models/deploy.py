@@ -23,6 +23,7 @@ from cropr.dense import DenseViT
 from cropr.nearest import did_you_mean, nearest
 from cropr.reducer import Reducer
 from cropr.vit import ReducedViT
+from cropr.windows import windows_of
 from results.records.files import read_json, write_bytes, write_json
 from results.records.schema import check
 from studies.models.backbones import create_backbone, is_checkpoint
@@ -165,6 +166,7 @@ def _settings(vit: nn.Module) -> dict[str, Any]:
         "pool_include_prefix": getattr(vit, "pool_include_prefix", None),
         "dynamic_img_size": vit.dynamic_img_size,
         "detector": hasattr(vit.head, "detect"),
+        "window": str(windows) if (windows := windows_of(vit)) else None,
     }
 
 

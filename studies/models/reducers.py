@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,15 +66,15 @@ def _build(vit: nn.Module, method: Method, budget: float | None, img_size: int |
     check_backbone(vit)  # what is asked of it below would fail in its depth
     if method.dense and img_size is not None:
         img_size = padded(vit, img_size)
-    rows, columns = grid_of(vit, img_size)
+    grid_size = grid_of(vit, img_size)
     kind = "native"
     if method.takes_budget:
         if budget is None:
             own = ", ".join(key for key, option in method.options().items() if option.sets_cost)
             raise ValueError(f"{method} needs a budget or one of its own parameters: {own}")
-        kind, method = _solve(vit, method, budget, rows * columns)
+        kind, method = _solve(vit, method, budget, grid_size)
     options: dict[str, Any] = {"img_size": img_size, "policy": method.policy}
-    reducers = method.place(vit, rows * columns)
+    reducers = method.place(vit, math.prod(grid_size))
     model: ReducedViT
     if method.dense:
         model = DenseViT(vit, reducers, fusion=_fusion(method), **options)
@@ -81,7 +82,7 @@ def _build(vit: nn.Module, method: Method, budget: float | None, img_size: int |
         model = ReducedViT(vit, reducers, llf=method.rest == "llf", **options)
     if method.role == "dense":
         kind = "dense"
-    return Built(model, method, count(model).total / dense_macs(vit, rows * columns, decoder=method.dense), kind)
+    return Built(model, method, count(model).total / dense_macs(vit, grid_size, decoder=method.dense), kind)
 
 
 def _fusion(method: Method) -> str | None:
@@ -89,17 +90,18 @@ def _fusion(method: Method) -> str | None:
     return {None: None, "squeeze": None, "drop": "none"}.get(method.rest, method.rest)
 
 
-def _solve(vit: nn.Module, method: Method, budget: float, num_patches: int) -> tuple[str, Method]:
+def _solve(vit: nn.Module, method: Method, budget: float, grid_size: tuple[int, int]) -> tuple[str, Method]:
     """(kind of schedule, the method with its parameter) that meets the budget, by the first way that can."""
     if method.other is not None:
-        kind, other = _solve(vit, method.other, budget, num_patches)
+        kind, other = _solve(vit, method.other, budget, grid_size)
         return kind, replace(method, other=other)
     import torch
 
     from cropr.macs import dense_macs, planned_macs
     from cropr.schedule import solve
 
-    whole, floor = dense_macs(vit, num_patches, decoder=method.dense), 1.0
+    num_patches = math.prod(grid_size)
+    whole, floor = dense_macs(vit, grid_size, decoder=method.dense), 1.0
 
     def at(parameter: str, value: float) -> Method:
         change: dict[str, Any] = {parameter: value}
@@ -110,7 +112,7 @@ def _solve(vit: nn.Module, method: Method, budget: float, num_patches: int) -> t
         def share(value: float, parameter: str = scale.parameter) -> float:
             with torch.device("meta"):  # counts need no weights
                 reducers = at(parameter, value).place(vit, num_patches)
-            macs = planned_macs(vit, reducers, num_patches, llf=method.on_full_grid, decoder=method.dense)
+            macs = planned_macs(vit, reducers, grid_size, llf=method.on_full_grid, decoder=method.dense)
             return (macs.total if method.counts_scoring else macs.total - macs.scoring) / whole
 
         lowest = share(scale.cheapest)

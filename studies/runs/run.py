@@ -206,7 +206,7 @@ def _outcome(
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     deployed = built.model.fold()
-    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.num_patches, decoder=deployed.dense)
+    macs, dense = count(deployed), dense_macs(deployed.vit, deployed.grid_size, decoder=deployed.dense)
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",

@@ -7,6 +7,7 @@ import pytest
 from command_line import study
 from safetensors.torch import save_file
 
+from cropr.macs import dense_macs
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
 from studies.commands.bench import lines
@@ -76,6 +77,18 @@ def test_every_combination_is_kept_and_reported(tmp_path):
 
     other = study("bench", "--backbone", "scenes_eva", "--out", tmp_path)
     assert other.returncode == 2 and "scenes_vit" in other.stderr
+
+
+def test_windows_are_timed_and_named(tmp_path):
+    args = ("bench", "--backbone", "scenes_vit", "--reducers", "random", "--budgets", "0.8", "--rounds", 1)
+    done = study(*args, "--window", "4:windows=global", "--out", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    vit = create_backbone("scenes_vit", pretrained=False, window="4")
+    assert record["window"] == "4" and record["variants"][0]["macs_g"]["total"] == dense_macs(vit) / 1e9
+    assert dense_macs(vit) < dense_macs(create_backbone("scenes_vit", pretrained=False))
+    other = study(*args, "--out", tmp_path)
+    assert other.returncode == 2 and "holds records of window 4, not None" in other.stderr
 
 
 @pytest.mark.parametrize("option, value, words", [("--batch-sizes", "1,x", "'x'"), ("--img-sizes", "0", "'0'")])

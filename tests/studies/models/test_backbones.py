@@ -4,18 +4,22 @@ import logging
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from studies.commands.run import Options, configs_of
+from cropr.windows import Windows
+from studies.commands.run import Options, configs_of, preflight
 from studies.config import RunConfig
 from studies.models import deploy
 from studies.models.backbones import EMBEDDED, POOLS, create_backbone, describe, options_of
 from studies.models.methods import parse_one
 from studies.models.reducers import build
+from studies.runs.pretraining import backbone_dir
+from studies.study import timing_dir
 
 
 def same(a, b) -> bool:
@@ -278,3 +282,45 @@ def test_pooling_is_part_of_a_run():
     ):
         with pytest.raises(ValueError, match=said):
             configs_of(Options(reducers="none", **options))
+
+
+# ---- windows
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["scenes_vit", "scenes_eva"])
+def test_windows_are_those_of_the_deployed_model_too(backbone, tmp_path):
+    text = "3:global=1/3/5,windows=by-position"
+    config = RunConfig("s", "segmentation", "scenes", backbone, "cropr:rate=9", 1, None, 0, None, window=text)
+    torch.manual_seed(0)
+    vit = create_backbone(backbone, num_classes=5, pretrained=False, **options_of(config, 32))
+    for parameter in vit.parameters():  # Eva's head begins near zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    model = build(vit, parse_one(config.reducer, True), None).model.eval()
+    deploy.save(model, tmp_path / "m", backbone=backbone, data_config=None)
+    assert deploy.info(tmp_path / "m")["options"]["window"] == text
+    loaded, images = deploy.load(tmp_path / "m"), torch.randn(2, 3, 32, 32)
+    assert loaded.windows == Windows(3, (1, 3, 5), "by-position") and list(loaded.reducers) == ["1", "3"]
+    assert torch.equal(loaded(images), model.fold()(images))
+    vit.windows = None
+    plain = build(vit, parse_one(config.reducer + ",at=1/3", True), None).model.eval()
+    assert (plain(images) - loaded(images)).abs().max() > 1e-4
+
+
+def test_windows_are_part_of_a_run():
+    texts = (None, "4", "4:windows=by-position", "2", "4:windows=global")
+    runs = [configs_of(Options(reducers="none", seeds=1, window=text))[0] for text in texts]
+    assert [run.window for run in runs] == [None, "4", "4:windows=by-position", "2", "4"]
+    assert len({run.id for run in runs}) == 4 and runs[1].id == runs[4].id
+    assert len({backbone_dir(run, Path()) for run in runs}) == len({timing_dir([run], Path()) for run in runs}) == 4
+    for text, said in (
+        ("", "--window is empty"),
+        ("four", "'four' is no whole number; written 14"),
+        ("4:windws=global", "unknown option of windows 'windws'; did you mean windows"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            configs_of(Options(reducers="none", window=text))
+    with pytest.raises(ValueError, match="the last block, 5, must be global"):
+        preflight(configs_of(Options(reducers="none", window="4:global=2")))
+    with pytest.raises(ValueError, match=r"cropr reduces at blocks 2/5 \(windows 4\) of this model of 6, not 3"):
+        preflight(configs_of(Options(reducers="cropr:at=3,rate=4", window="4")))

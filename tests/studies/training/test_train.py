@@ -268,7 +268,7 @@ class Remembering(DynamicViTObjective):
 def distilling(model, kind=DynamicViTObjective, **options):
     torch.manual_seed(5)
     teacher = VisionTransformer(img_size=32, patch_size=4, embed_dim=24, depth=4, num_heads=2, num_classes=10)
-    return kind(criterion(), teacher, [0.7, 0.49, 0.343], distill_weight=50.0, **options)
+    return kind(criterion(), ReducedViT(teacher), [0.7, 0.49, 0.343], distill_weight=50.0, **options)
 
 
 def test_kept_tokens_count_for_the_whole_batch(tmp_path):
