@@ -65,26 +65,14 @@ def trace(model: ReducedViT, images: Tensor, truth: Tensor | None = None) -> Tra
 
 
 def holders(states: Mapping[int, Tokens], depth: int) -> Tensor:
-    """The tokens behind some blocks -> [B, depth, L] which patch stands for each grid position behind every block: its
-    own position where the patch is live, that of another where it was merged into that one, -1 where it was dropped.
-    """
+    """The tokens behind some blocks -> [B, depth, L] their `Tokens.holders` behind every block."""
     first = next(iter(states.values()))
     held = torch.arange(first.grid, device=first.x.device).expand(first.x.shape[0], -1)
     rows = []
     for i in range(depth):
-        held = _holder(states[i]) if i in states else held
+        held = states[i].holders() if i in states else held
         rows.append(held)
     return torch.stack(rows, dim=1)
-
-
-def _holder(tokens: Tokens) -> Tensor:
-    """[B, L]"""
-    position = tokens.positions()  # [B, N]
-    if tokens.owner is not None:
-        return position.gather(1, tokens.owner)
-    held = position.new_full((position.shape[0], tokens.grid + 1), -1)
-    at = position.where(position >= 0, tokens.grid)  # a fused token stands for no position: a column that is cut off
-    return held.scatter(1, at, at)[:, : tokens.grid]
 
 
 def default_runs(records: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -88,6 +88,7 @@ def resample_average_precision(
     truths = weights @ matches.truths[index]  # [R, C]
     sums = np.zeros(len(weights))
     for label, detections in enumerate(_ranked(matches)):
+        detections = detections[~matches.ignored[index, thresholds][:, detections].all(axis=0)]
         counted = ~matches.ignored[index, thresholds][:, detections]  # [T, N]
         right = matches.matched[index, thresholds][:, detections] & counted
         image = matches.image[detections]

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances"]
+__all__ = ["COCO_AREAS", "IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances"]
 
 OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
+COCO_AREAS = (32.0**2, 96.0**2)  # pixels, between small, medium and large objects
 
 
 class Instances(NamedTuple):
@@ -27,6 +28,11 @@ class Instances(NamedTuple):
     boxes: Tensor  # [B, K, 4] float32 x0 y0 x1 y1 in pixels, x1 and y1 exclusive
     classes: Tensor  # [B, K] int64
     places: Tensor  # [B, S, S] uint8, k + 1 where object k is, 0 background
+
+    @property
+    def areas(self) -> tuple[float, float]:
+        """Pixels, between what the data set calls small, medium and large objects."""
+        return COCO_AREAS
 
     def targets(self) -> list[dict[str, Tensor]]:
         """As torchvision's detectors want them: of each image boxes [n, 4], labels [n] from 1 on and masks [n, S, S]

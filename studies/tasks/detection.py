@@ -19,9 +19,10 @@ from torch import Tensor
 from cropr.dense import DenseViT
 from cropr.dense_objective import DenseObjective
 from cropr.objective import Criterion
-from studies.data import Batch, Instances
+from studies.data import COCO_AREAS, Batch, Instances
 from studies.tasks import Evaluation
-from studies.tasks.coco_eval import evaluate_coco
+from studies.tasks.coco_eval import evaluate_coco, evaluator
+from studies.tasks.coverage import Coverage
 from studies.tasks.detector import Detections, Features
 from studies.tasks.segmentation import eval_batch
 from studies.training.distributed import ALONE, World
@@ -73,7 +74,8 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`. Metrics: the twelve of COCO for boxes and for
     masks (`box_ap`, `mask_ap50`, ...), as shares. Predictions hold the matches of each image (see
-    results/statistics/average_precision.py), with `box_` and `mask_` before their names.
+    results/statistics/average_precision.py), with `box_` and `mask_` before their names. Facts: what scored, the
+    limits between the sizes of objects, and their coverage (see coverage.py), missed where no box matches.
 
     Raises ValueError where several processes share the items: AP is of all of them.
     """
@@ -84,13 +86,17 @@ def evaluate(
     clusters: list[Tensor] = []
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
+    coverage, areas = Coverage(model), COCO_AREAS
     for batch in batches:
         truth = None if batch.truth is None else batch.truth.to(device)
-        with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
+        precision = torch.autocast(device, dtype=amp, enabled=amp is not None)
+        with precision, model.told(truth), coverage.watching():
             maps = model(batch.images.to(device))
         assert isinstance(batch.target, Instances)
         detections = model.vit.head.detect(maps.float())
-        for item, target, one in zip(batch.item.tolist(), batch.target.targets(), detections, strict=True):
+        targets, areas = batch.target.targets(), batch.target.areas
+        coverage.add([target["masks"] for target in targets])
+        for item, target, one in zip(batch.item.tolist(), targets, detections, strict=True):
             truths += _truths(item, target, len(truths))
             found += _found(item, one)
         items.append(batch.item)
@@ -98,11 +104,16 @@ def evaluate(
     metrics: dict[str, float] = {}
     item, cluster = torch.cat(items).numpy(), torch.cat(clusters).numpy()
     arrays: dict[str, np.ndarray] = {"item": item, "cluster": cluster}
-    for name, kind in KINDS.items():
-        numbers, matches = evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind)
-        metrics |= {f"{name}_{key.lower()}": value for key, value in numbers.items()}
-        arrays |= matches.to_arrays(f"{name}_")
-    return Evaluation(metrics, arrays)
+    scored = {
+        name: evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind, areas)
+        for name, kind in KINDS.items()
+    }
+    for name, of_kind in scored.items():
+        metrics |= {f"{name}_{key.lower()}": value for key, value in of_kind.metrics.items()}
+        arrays |= of_kind.matches.to_arrays(f"{name}_")
+    area = np.array([truth["area"] for truth in truths])
+    facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, scored["box"].found, areas)
+    return Evaluation(metrics, arrays, facts)
 
 
 def _truths(item: int, target: dict[str, Tensor], begun: int) -> list[dict[str, Any]]:
