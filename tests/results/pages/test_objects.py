@@ -41,11 +41,11 @@ def table(study, heading):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
-def resampled(study, run, name, resamples=1000):
+def resampled(study, run, name):
     arrays = read_predictions(study / "runs" / run)
     population = Population.of(arrays["cluster"])
-    (_, values) = STATISTICS[name].resample(population, [STATISTICS[name].values(arrays)], resamples)
-    return values[0]
+    statistic = STATISTICS[name]
+    return statistic.resample(population, [statistic.values(arrays)], statistic.resamples)[1][0]
 
 
 def test_every_metric_has_its_files(study, report):
