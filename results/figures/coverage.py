@@ -3,15 +3,14 @@
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from results.figures.plots import curve_styles, styled
 
 __all__ = ["CAPTION", "draw_coverage"]
 
 CAPTION = (
-    "Share of objects with at least one live token in their mask behind each block that reduces, of each method at its "
-    "smallest budget. A merged patch is live as long as the token is that it went into."
+    "Covered: objects with at least one live token in their mask, by size, behind each block that reduces, of each "
+    "method at its smallest budget. A merged patch is live as long as the token is that it went into."
 )
 _SIZE_IN = (3.4, 2.1)
 
@@ -36,11 +35,10 @@ def draw_coverage(coverage: pd.DataFrame, title: str) -> Figure | None:
                     points["block"], points["covered_percent"], color=style.color, linestyle=style.dash,
                     marker=style.marker, markersize=3, markeredgecolor="white", markeredgewidth=0.4, label=curve,
                 )  # fmt: skip
-            number = rows.loc[rows["size"] == size, "objects"].max()
-            axes.set_title(f"{size} ({number:,})", fontsize=6)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_title(size, fontsize=6)
+            axes.set_xticks(sorted(rows["block"].unique()))
             axes.grid(axis="y", color="#EEEEEE", linewidth=0.4)
-        panels[0].set_ylabel("objects with a live token, %")
+        panels[0].set_ylabel("objects covered, %")
         panels[len(sizes) // 2].set_xlabel("block")
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=5.5, frameon=False)

@@ -17,6 +17,8 @@ def details_markdown(details: pd.DataFrame, metric: Declared) -> str:
     labels = details.drop_duplicates("metric")["label"]
     labels = ["all" if name == metric["name"] else label for name, label in zip(names, labels, strict=True)]
     text = f"## {metric['label']} in detail, %\n\n{_table(details, names, labels, _mean)}\n"
+    if details["sd_points"].notna().any():
+        text += "\n± is the standard deviation over seeds.\n"
     differ = details[details["over_random_points"].notna()]
     if differ.empty:
         return text
@@ -60,4 +62,5 @@ def coverage_markdown(coverage: pd.DataFrame) -> str:
         rows.append([first["curve"], budget(first), str(first["block"]), *shares, *missed])
     header = ["method", "budget", "last reduction: block", *(f"{size}, %" for size in sizes)]
     header += ["missed of those without a token", "missed of those with one"]
-    return f"## Objects with a live token behind the last reduction\n\n{pipes(header, rows)}\n"
+    said = "Missed: no box of its class overlaps it by half. Sums over seeds; every block and size is in coverage.csv."
+    return f"## Objects with a live token behind the last reduction\n\n{pipes(header, rows)}\n\n{said}\n"

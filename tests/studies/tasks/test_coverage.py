@@ -69,6 +69,19 @@ def test_objects_with_a_token_against_loops(spec, batch):
     assert said["object_areas"] == list(OBJECT_AREAS) and said["evaluator"].startswith("pycocotools ")
 
 
+def test_a_patch_counts_that_is_live_or_owned_by_one_that_is():
+    """One object in the first patch, one in the last: dropped (-1), live, merged into another."""
+    coverage = Coverage(tiny_reduced("random", "token"))
+    masks = torch.zeros(2, 48, 48, dtype=torch.uint8)
+    masks[0, :3, 0], masks[1, 47, 47] = 1, 1
+    for first, last in ((-1, 35), (0, -1), (7, 0)):
+        held = torch.full((1, 36), -1)
+        held[0, 0], held[0, 35] = first, last
+        coverage.held = {"2": held}
+        coverage.add([masks])
+    assert torch.cat(coverage.covered)[:, 0].tolist() == [False, True, True, False, True, True]
+
+
 def test_what_was_found_is_not_missed():
     coverage = Coverage(tiny_reduced("random", "token"))
     coverage.held = {"1": None, "3": None}
