@@ -17,10 +17,11 @@ from results.figures.pictures import Box, Map
 from studies.tasks.coverage import patches_of
 from studies.tasks.detector import Detections
 
-__all__ = ["MIN_IOU", "MIN_SCORE", "Judged", "judged", "object_maps"]
+__all__ = ["LEGEND", "MIN_IOU", "MIN_SCORE", "Judged", "judged", "object_maps"]
 
 MIN_SCORE, MIN_IOU = 0.5, 0.5  # of what is drawn, and of what counts as found
 FOUND, MISSED, GONE = "#009E73", "#B8860B", "#B00000"
+LEGEND = ". Objects: green found, yellow missed, red and dashed missed without a live token. Found: red is no object."
 TINT = 0.6  # share of colour in a pixel of a mask
 
 

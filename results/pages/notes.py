@@ -168,8 +168,7 @@ def _object_notes(runs: pd.DataFrame) -> list[str]:
     said = runs[runs["evaluator"].notna()].drop_duplicates(["study", "evaluator", "object_areas"])
     return [
         f"{row.study}: scored by {row.evaluator}; objects are small below {row.object_areas[0]:g} pixels of their mask "
-        f"and large above {row.object_areas[1]:g}. What is found but matches no object has the size of its own box or "
-        "mask, as in COCO: of boxes that is more than the mask in it."
+        f"and large above {row.object_areas[1]:g}. What is found but matches no object counts by its own size."
         for row in said.itertuples()
     ]
 

@@ -60,13 +60,14 @@ def evaluate_coco(
     Args:
         truths: with image_id, category_id in 0..C-1, area in pixels of the image, iscrowd (0 if left out), and bbox
             [x, y, width, height] or segmentation (compressed RLE with size and counts), as `iou_type` says.
-        detections: with image_id, category_id, score, and bbox or segmentation. Their area is that of the box or of
-            the mask, whatever an "area" says.
+        detections: with image_id, category_id, score, and bbox or segmentation. Their area is that of the mask, of
+            boxes under COCO's limits that of the box, whatever an "area" says.
         image_ids: those that sort, each once. Images without truths or detections belong here too.
         num_classes: C, with or without a ground truth.
         iou_type: "bbox" or "segm".
         areas: in pixels; objects up to the first are small, from the second on large. One that is as large as a limit
-            belongs to both sides.
+            belongs to both sides. COCO's are of masks, but a box that matches nothing counts by its own area, which
+            limits close to each other do not bear: all false boxes would be large.
 
     Returns:
         Of the matches image i is image_ids[i].
@@ -83,7 +84,7 @@ def evaluate_coco(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _coco([{"iscrowd": 0, **truth} for truth in truths], image_ids, num_classes),
-            _coco([_with_area(detection, iou_type) for detection in detections], image_ids, num_classes),
+            _coco([_with_area(detection, iou_type, areas) for detection in detections], image_ids, num_classes),
             iou_type,
         )
         evaluation.params.areaRng = list(pairwise([0.0, *areas, 1e10]))
@@ -118,8 +119,8 @@ def _coco(annotations: Sequence[Annotation], image_ids: Sequence[Hashable], num_
     return coco
 
 
-def _with_area(detection: Annotation, iou_type: str) -> dict[str, Any]:
-    if iou_type == "bbox":
+def _with_area(detection: Annotation, iou_type: str, areas: tuple[float, float]) -> dict[str, Any]:
+    if "segmentation" not in detection or (iou_type == "bbox" and areas == COCO_AREAS):
         area = detection["bbox"][2] * detection["bbox"][3]
     else:
         area = coco_mask.area(detection["segmentation"])

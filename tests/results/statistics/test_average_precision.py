@@ -285,6 +285,20 @@ def test_sizes_of_a_data_sets_own(iou_type):
     assert abs(standard["AP_medium"] - expected["AP_medium"]) > 1e-3
 
 
+def test_false_boxes_are_as_large_as_their_masks_under_own_limits():
+    """A box of 40 x 40 around a thin mask: under COCO's limits medium, under others what the mask is."""
+    thin = np.zeros((SIZE, SIZE), np.uint8)
+    thin[:40, :2] = 1
+    box, own = [0.0, 0.0, 40.0, 40.0], {"image_id": 1, "category_id": 0}
+    truth = own | {"bbox": [100.0, 100.0, 10.0, 10.0], "area": 90.0}
+    wrong = own | {"bbox": box, "segmentation": coco_mask.encode(np.asfortranarray(thin)), "score": 0.5}
+    ignored = {
+        areas: evaluate_coco([truth], [wrong], [1], 1, "bbox", areas).matches.ignored[:, 0, 0].tolist()
+        for areas in ((32.0**2, 96.0**2), (31.0**2, 96.0**2))
+    }
+    assert list(ignored.values()) == [[False, True, False, True], [False, False, True, True]]
+
+
 def test_the_tolerance_shows_a_mistake():
     seen = {"right": 0.0, "raw": 0.0}
     for seed in range(6):
