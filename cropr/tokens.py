@@ -58,6 +58,16 @@ class Tokens:
             return self.index
         return torch.arange(self.grid, device=self.x.device).expand(self.x.shape[0], -1)
 
+    def holders(self) -> Tensor:
+        """[B, L] which patch stands for each grid position: its own where that is live, that of another where it was
+        merged into that one, -1 where it was dropped."""
+        position = self.positions()
+        if self.owner is not None:
+            return position.gather(1, self.owner)
+        held = position.new_full((position.shape[0], self.grid + 1), -1)
+        at = position.where(position >= 0, self.grid)  # a fused token stands for no position: a column that is cut off
+        return held.scatter(1, at, at)[:, : self.grid]
+
     def prune(self, scores: Tensor, keep: int) -> Tokens:
         """Keep the `keep` patches of the highest `scores` [B, N], in descending order of score; prefix tokens stay.
 

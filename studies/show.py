@@ -20,10 +20,10 @@ from cropr.nearest import nearest
 from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
-from results.figures.pictures import Row
+from results.figures.pictures import Map, Row
 from results.records.store import load_records
 from studies.config import read_config
-from studies.data import IGNORE_INDEX
+from studies.data import IGNORE_INDEX, Batch, Data
 from studies.data.datasets import create_dataset
 from studies.data.loading import BadFile, decode, rgb
 from studies.data.transforms import eval_transform
@@ -32,6 +32,7 @@ from studies.models.backbones import create_backbone
 from studies.models.deploy import load
 from studies.models.methods import ORDER
 from studies.models.reducers import build
+from studies.shown_objects import judged, object_maps
 from studies.tasks import TASKS
 
 __all__ = ["Trace", "default_runs", "holders", "pixel_maps", "rows_of_image", "rows_of_study", "trace"]
@@ -65,26 +66,14 @@ def trace(model: ReducedViT, images: Tensor, truth: Tensor | None = None) -> Tra
 
 
 def holders(states: Mapping[int, Tokens], depth: int) -> Tensor:
-    """The tokens behind some blocks -> [B, depth, L] which patch stands for each grid position behind every block: its
-    own position where the patch is live, that of another where it was merged into that one, -1 where it was dropped.
-    """
+    """The tokens behind some blocks -> [B, depth, L] their `Tokens.holders` behind every block."""
     first = next(iter(states.values()))
     held = torch.arange(first.grid, device=first.x.device).expand(first.x.shape[0], -1)
     rows = []
     for i in range(depth):
-        held = _holder(states[i]) if i in states else held
+        held = states[i].holders() if i in states else held
         rows.append(held)
     return torch.stack(rows, dim=1)
-
-
-def _holder(tokens: Tokens) -> Tensor:
-    """[B, L]"""
-    position = tokens.positions()  # [B, N]
-    if tokens.owner is not None:
-        return position.gather(1, tokens.owner)
-    held = position.new_full((position.shape[0], tokens.grid + 1), -1)
-    at = position.where(position >= 0, tokens.grid)  # a fused token stands for no position: a column that is cut off
-    return held.scatter(1, at, at)[:, : tokens.grid]
 
 
 def default_runs(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -119,8 +108,6 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
             raise ValueError(nearest("finished run", run, records))
     chosen = list(runs or default_runs(records))
     config = read_config(directory / "runs" / chosen[0] / "config.json")
-    if TASKS[config.task].detector:
-        raise ValueError(f"{directory} is of detection, whose boxes are not drawn yet; report and evaluate read it")
     data = create_dataset(config)
     for item in items:
         if not 0 <= item < data.num_test:
@@ -133,20 +120,40 @@ def rows_of_study(directory: Path, items: Sequence[int], runs: Sequence[str] | N
         budget = record["budget_asked"]
         name = record["label"] + ("" if budget is None else f" at {budget:g}") + f"\nseed {record['seed']}"
         found = trace(model, batch.images, batch.truth)
-        for i, item in enumerate(items):
-            held = found.held[i].numpy()
-            if model.dense:
-                maps, right = pixel_maps(batch.target[i].numpy(), found.logits[i].argmax(0).numpy())
-                rows[item].append(Row(name, f"{right:.1%} of pixels", None, pixels[i], held, model.grid_size, maps))
-                continue
-            true, said = (data.classes[int(n)] for n in (batch.target[i], found.logits[i].argmax()))
-            rows[item].append(
-                Row(name, f"true {true}, predicted {said}", said == true, pixels[i], held, model.grid_size)
-            )
+        judge = _of_objects if TASKS[config.task].detector else _of_pixels if model.dense else _of_classes
+        said = judge(model, data, batch, found, pixels)
+        for item, picture, held, (verdict, right, maps) in zip(items, pixels, found.held.numpy(), said, strict=True):
+            rows[item].append(Row(name, verdict, right, picture, held, model.grid_size, maps))
     return rows
 
 
-def pixel_maps(true: np.ndarray, said: np.ndarray) -> tuple[tuple[tuple[str, np.ndarray], ...], float]:
+Said = tuple[str, bool | None, tuple[Map, ...]]  # verdict, whether all of it is right (None: by degrees), pictures
+
+
+def _of_classes(model: ReducedViT, data: Data, batch: Batch, found: Trace, pixels: np.ndarray) -> list[Said]:
+    names = [[data.classes[n] for n in numbers.tolist()] for numbers in (batch.target, found.logits.argmax(1))]
+    return [(f"true {true}, predicted {said}", said == true, ()) for true, said in zip(*names, strict=True)]
+
+
+def _of_pixels(model: ReducedViT, data: Data, batch: Batch, found: Trace, pixels: np.ndarray) -> list[Said]:
+    shown = [pixel_maps(*pair) for pair in zip(batch.target.numpy(), found.logits.argmax(1).numpy(), strict=True)]
+    return [(f"{right:.1%} of pixels", None, maps) for maps, right in shown]
+
+
+def _of_objects(model: ReducedViT, data: Data, batch: Batch, found: Trace, pixels: np.ndarray) -> list[Said]:
+    last = max(map(int, model.reducers), default=0)  # behind it nothing leaves, and some may come back
+    patch, live = model.vit.patch_embed.patch_size, found.held[:, last] >= 0
+    said: list[Said] = []
+    for target, detections, left, picture in zip(
+        batch.target.targets(), model.vit.head.detect(found.logits), live, pixels, strict=True
+    ):
+        became = judged(target, detections, left, patch)
+        maps = object_maps(picture, target, detections, became, data.classes)
+        said.append((became.verdict(), bool(became.found.all()), maps))
+    return said
+
+
+def pixel_maps(true: np.ndarray, said: np.ndarray) -> tuple[tuple[Map, ...], float]:
     """Pictures [h, w, 3] of labels, predictions and errors (red) of masks [h, w], and the share of labelled pixels that
     are right. A class has one colour, class 0 is black; grey: no label."""
     turn = np.arange(IGNORE_INDEX + 1)[:, None] * 0.381966 + np.array([0, 1 / 3, 2 / 3])  # golden angle
@@ -154,9 +161,8 @@ def pixel_maps(true: np.ndarray, said: np.ndarray) -> tuple[tuple[tuple[str, np.
     colours[0], colours[IGNORE_INDEX] = 0, GREY
     labelled, wrong = true != IGNORE_INDEX, true != said
     errors = np.where((labelled & wrong)[..., None], RED, np.where(labelled[..., None], 1.0, GREY))
-    return (("labels", colours[true]), ("predicted", colours[said]), ("errors", errors)), float(
-        1 - wrong[labelled].mean()
-    )
+    maps = (Map("labels", colours[true]), Map("predicted", colours[said]), Map("errors", errors))
+    return maps, float(1 - wrong[labelled].mean())
 
 
 def rows_of_image(

@@ -1,9 +1,12 @@
-"""Record directories as the studies write them, with made-up but plausible figures. Needs numpy only."""
+"""Record directories as the studies write them, with made-up but plausible figures. Needs no torch."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+
+from results.statistics.average_precision import Matches, average_precision, average_recall
+from studies.tasks import TASKS
 
 DENSE_MACS_G = 0.0503
 SKILL = {"none": 0.0, "random": 6.0, "cropr": 0.6, "tome": 1.2, "evit": 0.9, "dynamicvit": 1.6}  # points lost at 0.5
@@ -127,3 +130,71 @@ def write_speed(directory: Path, points: list[tuple[str, float | None]], quick: 
         "provenance": {"finished": "2026-11-23T04:00:00Z", "commit": "0a1b2c3"}, "variants": variants,
     }  # fmt: skip
     (directory / "speed" / "cpu-b64" / "result.json").write_text(json.dumps(record))
+
+
+AREAS = ("all", "small", "medium", "large")
+FOUND = {"none": (0.7, 0.85, 0.9), "random": (0.2, 0.5, 0.7), "cropr": (0.6, 0.8, 0.9)}  # of small, medium, large
+
+
+def write_detection(directory: Path, seeds: int = 1, num_items: int = 16) -> None:
+    """A study of detection: made-up matches, the numbers that they give, and coverage."""
+    rng = np.random.default_rng(0)
+    study = {"schema": 1, "study": "detection", "task": "detection", "dataset": "scenes", "backbone": "scenes_vit"}
+    (directory / "runs").mkdir(parents=True)
+    (directory / "study.json").write_text(json.dumps(study))
+    objects = [(image, rng.integers(2), rng.integers(3)) for image in range(num_items) for _ in range(4)]
+    for reducer, shares in FOUND.items():
+        for seed in range(seeds):
+            arrays, metrics = {}, {}
+            for kind in ("box", "mask"):
+                matches = made_up_matches(rng, objects, shares, num_items)
+                arrays |= matches.to_arrays(f"{kind}_")
+                metrics |= metrics_of(matches, kind)
+            budget = None if reducer == "none" else 0.65
+            run_id = f"{reducer}-s{seed}"
+            record = run_record(run_id, reducer, budget, seed, 0.0, num_items) | {
+                "task": "detection", "macs_g": _macs(budget), "validation": [], "evaluator": "pycocotools 2.0.11",
+                "object_areas": [69.5, 79.5], "metrics": {"final": metrics | {"epoch": 6}},
+                "metrics_declared": [metric._asdict() for metric in TASKS["detection"].metrics],
+            }  # fmt: skip
+            if budget is not None:
+                record["coverage"] = made_up_coverage(rng, objects, shares)
+            run_dir = directory / "runs" / run_id
+            run_dir.mkdir()
+            (run_dir / "result.json").write_text(json.dumps(record))
+            item = np.arange(num_items)
+            np.savez(run_dir / "predictions.npz", item=item, cluster=item // 2, **arrays)
+
+
+def made_up_matches(rng, objects, shares, num_items: int) -> Matches:
+    """Each object (image, class, size) is found by a share of its size, up to some overlap; every third image has a
+    false detection."""
+    truths = np.zeros((4, num_items, 2), dtype=np.int64)
+    rows = []  # class, image, -score, size, thresholds passed
+    for image, label, size in objects:
+        truths[[0, 1 + size], image, label] += 1
+        if rng.random() < shares[size]:
+            rows.append((label, image, -rng.random(), size, rng.integers(11)))
+    rows += [(rng.integers(2), image, -rng.random(), rng.integers(3), 0) for image in range(0, num_items, 3)]
+    category, image, score, size, passed = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    matched = np.arange(10)[:, None] < passed
+    elsewhere = np.stack([np.zeros(len(size), bool), *(size != own for own in range(3))])
+    ignored = np.broadcast_to(elsewhere[:, None], (4, 10, len(size)))
+    return Matches(image, category, -score, np.broadcast_to(matched, ignored.shape), ignored, truths)
+
+
+def metrics_of(matches: Matches, kind: str) -> dict[str, float]:
+    sized = {f"{kind}_ap_{area}": average_precision(matches, area=area) for area in AREAS[1:]}
+    at = {f"{kind}_ap{number}": average_precision(matches, thresholds=slice(number // 5 - 10, number // 5 - 9))
+          for number in (50, 75)}  # fmt: skip
+    return {f"{kind}_ap": average_precision(matches), f"{kind}_ar_100": average_recall(matches), **sized, **at}
+
+
+def made_up_coverage(rng, objects, shares) -> dict:
+    number = np.bincount([size for *_, size in objects], minlength=3)
+    behind = [(number * (1 + np.array(shares)) / 2).astype(int), (number * np.array(shares)).astype(int)]
+    return {
+        "blocks": [1, 3], "objects": number.tolist(), "covered": [covered.tolist() for covered in behind],
+        "missed_with_token": rng.integers(0, behind[1] + 1).tolist(),
+        "missed_without_token": rng.integers(0, number - behind[1] + 1).tolist(),
+    }  # fmt: skip

@@ -27,11 +27,15 @@ class Panel:
     )
     caption: str = ""
 
+    @property
+    def scored(self) -> bool:
+        """Whether it shows a metric."""
+        return self.y.startswith(("metric", "difference"))
+
     def doubted(self, summary: pd.DataFrame) -> pd.Series:
         """Whether a finding of the health box concerns what is shown of each row."""
         timed = any(column.startswith(("images_per_s", "ratio_to_dense")) for column in (self.x, self.y))
-        scored = self.y.startswith(("metric", "difference"))
-        return (scored & (summary["findings"] != "")) | (timed & (summary["speed_findings"] != ""))
+        return (self.scored & (summary["findings"] != "")) | (timed & (summary["speed_findings"] != ""))
 
 
 _ACCURACY: dict[str, Any] = {
@@ -39,7 +43,7 @@ _ACCURACY: dict[str, Any] = {
 }  # fmt: skip
 _IMAGES_SPREAD = ("images_per_s_p5", "images_per_s_p95")
 _GMACS: dict[str, Any] = {"x": "macs_g", "x_label": "MACs per image, 10⁹"}
-_BARS = "Bars: 95 % interval of the accuracy"
+_BARS = "Bars: 95 % interval of the metric"
 PANELS = (
     Panel(
         "pareto_accuracy_gmacs", **_GMACS, **_ACCURACY, dodge=True,

@@ -1,5 +1,5 @@
 """Pictures of what becomes of an image's patches: one row for each model, one column for each block that changes any,
-and behind them maps of what it predicts, where it predicts pixels.
+and behind them maps of what it predicts, where it predicts pixels or objects.
 
 Dropped patches fade to white and are crossed out. Patches that were merged have the mean colour of their group and a
 line around it.
@@ -10,23 +10,43 @@ Letters: L patches of the grid, h and w sides of the image in pixels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from results.figures.plots import styled
 from results.records.files import printable
 
-__all__ = ["Row", "borders", "changed_blocks", "compose", "draw_rows", "strokes"]
+__all__ = ["Box", "Map", "Row", "borders", "changed_blocks", "compose", "draw_rows", "strokes"]
 
 _CELL_IN, _TITLE_IN, _LABEL_IN = 0.95, 0.2, 1.15
 _LABEL_CHARS = 19
 _FADE = 0.85  # share of white in a dropped patch
 _LINE, _STROKE = "#D55E00", "#9A9A9A"
 _RIGHT, _WRONG = "#404040", "#B00000"
+
+
+class Box(NamedTuple):
+    """A frame in a map, in pixels, with a name at its upper left."""
+
+    start: tuple[float, float]  # x y of the upper left
+    end: tuple[float, float]  # x y of the lower right
+    colour: str
+    name: str = ""
+    dashed: bool = False
+
+
+class Map(NamedTuple):
+    """A picture of what a model predicts."""
+
+    title: str
+    picture: np.ndarray  # [h, w, 3] in 0..1
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,7 @@ class Row:
     image: np.ndarray  # [h, w, 3] in 0..1
     held: np.ndarray  # [depth, L] behind each block the position that stands for each one; -1: dropped
     grid: tuple[int, int]  # rows and columns
-    maps: tuple[tuple[str, np.ndarray], ...] = ()  # title and [h, w, 3] in 0..1 of what stands behind the blocks
+    maps: tuple[Map, ...] = ()  # what stands behind the blocks
 
 
 def changed_blocks(held: np.ndarray) -> list[int]:
@@ -101,11 +121,8 @@ def draw_rows(rows: Sequence[Row], title: str) -> Figure:
             for box, block in zip(boxes, [None, *blocks], strict=False):
                 if block is None or block in changed:
                     _draw_cell(figure.add_axes(box), row, block)
-            for box, (name, picture) in zip(boxes[1 + len(blocks) :], row.maps, strict=False):
-                axes = figure.add_axes(box)
-                axes.set_axis_off()
-                axes.imshow(picture, interpolation="nearest")
-                axes.set_title(name, fontsize=6, pad=2)
+            for box, shown in zip(boxes[1 + len(blocks) :], row.maps, strict=False):
+                _draw_map(figure.add_axes(box), shown)
             _write_label(figure, row, 0.05 / width, (bottom + _CELL_IN / 2) / height)
     return figure
 
@@ -138,6 +155,18 @@ def _draw_cell(axes: Axes, row: Row, block: int | None) -> None:
     axes.add_collection(LineCollection(list(borders(held, row.grid)), colors=_LINE, linewidths=0.5))
     live = int((held == np.arange(num_patches)).sum())
     axes.set_title(f"block {block}: {live}", fontsize=6, pad=2)
+
+
+def _draw_map(axes: Axes, shown: Map) -> None:
+    height, width = shown.picture.shape[:2]
+    axes.set_axis_off()
+    axes.imshow(shown.picture, extent=(0, width, height, 0), interpolation="nearest")
+    axes.set_title(shown.title, fontsize=6, pad=2)
+    for (x0, y0), (x1, y1), colour, name, dashed in shown.boxes:
+        size, style = (x1 - x0, y1 - y0), "--" if dashed else "-"
+        axes.add_patch(Rectangle((x0, y0), *size, fill=False, edgecolor=colour, linewidth=0.8, linestyle=style))
+        label = {"facecolor": colour, "edgecolor": "none", "pad": 0.4}
+        axes.text(x0, y0, printable(name), fontsize=4.5, color="white", va="top", clip_on=True, bbox=label)
 
 
 def _patch_of_pixel(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:

@@ -48,7 +48,7 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
         "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
         "scoring is part of them and stands apart in brackets. Training: seconds of fine-tuning, mean over seeds."
     )
-    notes += _speed_notes(speeds, done) + _made_with(runs)
+    notes += _speed_notes(speeds, done) + _made_with(runs) + _object_notes(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
 
 
@@ -72,10 +72,12 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
     drawn = "seeds and clusters of test items" if several else "clusters of test items"
     items = f"{_range(done['num_items'])} test items in {_range(done['clusters'])} clusters (source digit or image)"
     seeds = f"{_range(done['seeds'])} seed{'s' if several else ''}"
-    what = (
-        "mIoU: final epoch, of the confusion summed over"
-        if done["metric_statistic"].iat[0] == "mean_iou"
-        else "Accuracy: final epoch, mean over"
+    what = {
+        "mean": "Accuracy: final epoch, mean over",
+        "mean_iou": "mIoU: final epoch, of the confusion summed over",
+    }.get(
+        done["metric_statistic"].iat[0],
+        "AP: final epoch, COCO's average precision (mean over classes and over overlaps from .5 to .95) on",
     )
     notes = [
         f"{what} {items} × {seeds}; ± is half the width of the 95 % interval, percentiles of "
@@ -159,6 +161,16 @@ def _made_with(runs: pd.DataFrame) -> list[str]:
             f"{usual['sdpa_backend']}; data {usual['data_fingerprint'][:12]}."
         )
     return notes
+
+
+def _object_notes(runs: pd.DataFrame) -> list[str]:
+    """What scored objects, and what their sizes are."""
+    said = runs[runs["evaluator"].notna()].drop_duplicates(["study", "evaluator", "object_areas"])
+    return [
+        f"{row.study}: scored by {row.evaluator}; objects are small below {row.object_areas[0]:g} pixels of their mask "
+        f"and large above {row.object_areas[1]:g}. What is found but matches no object counts by its own size."
+        for row in said.itertuples()
+    ]
 
 
 def _shown(runs: pd.DataFrame) -> list[str]:

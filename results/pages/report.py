@@ -9,11 +9,13 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from results.pages import health_box, notes, tables
+from results.pages import health_box, notes, objects, tables
+from results.pages.latex import latex
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import load_records, write_bytes, write_text
 from results.statistics.analysis import analyse
+from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 
@@ -35,8 +37,9 @@ class Report:
 
 def build(dirs: Sequence[Path], published: bool = False) -> Report:
     """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex and the figures into `report/` of
-    the first of `dirs`; several are compared in one report. Only finished runs are in it; what is missing is named
-    below the table.
+    the first of `dirs`; several are compared in one report. Of a task with more metrics than one each further one has
+    its table, its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is
+    named below the table.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -52,28 +55,49 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         missing = notes.missing_notes(studies)
         raise ValueError("\n".join([f"nothing to report in {', '.join(map(str, dirs))}: no run is finished", *missing]))
     found = analyse(runs)
-    variants, pairs = found.variants, found.pairs
+    variants = found.variants
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
-    add_findings(variants, health)
-    summary = tables.summary_frame(variants, speeds)
     title = notes.title_of(variants)
     below = [*notes.footnotes(runs, variants, speeds, found.replicates), *notes.missing_notes(studies)]
+    metrics = frames.declared_metrics(studies)
+    others = [metric["name"] for metric in metrics[1:] if metric.get("statistic") and not metric.get("of")]
+    analyses = [found, *(analyse(frames.run_frame(studies, metric)) for metric in others)]
+    for one in analyses:
+        add_findings(one.variants, health)
+        below += [note for note in one.replicates.notes if note not in below]
+    summaries = [tables.summary_frame(one.variants, speeds) for one in analyses]
+    summary = summaries[0]
 
-    figures = _figures(summary, speeds, title, published)
+    coverage = coverage_frame(found)
+    figures = _figures(summaries, speeds, coverage, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
     text = tables.markdown(summary, below, title, health_box.markdown(health))
+    text += "".join(f"\n{tables.scores_markdown(other)}" for other in summaries[1:])
+    details = {}
+    for metric in metrics:
+        if own := [detail for detail in metrics if detail.get("of") == metric["name"]]:
+            details[metric["name"]] = detail_frame(studies, [metric, *own])
+            text += f"\n{objects.details_markdown(details[metric['name']], metric)}"
+    if len(coverage):
+        text += f"\n{objects.coverage_markdown(coverage)}"
     if len(methods := tables.glossary(variants)):
         text += f"\n## Methods\n\n{methods}"
-    if 0 < len(pairs) <= _MAX_PAIRS:
-        text += "\n" + tables.pairs_markdown(pairs)
     texts = {
-        "summary.csv": summary.to_csv(index=False),
-        "pairwise.csv": pairs.to_csv(index=False),
         "speed.csv": speeds.to_csv(index=False),
         "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
-        "table.md": f"{text}\n## Figures\n\n{captions}",
-        "table.tex": tables.latex(summary, below, title),
     }
+    for ending, one, own in zip(["", *(f"_{metric}" for metric in others)], analyses, summaries, strict=True):
+        texts[f"summary{ending}.csv"] = own.to_csv(index=False)
+        texts[f"pairwise{ending}.csv"] = one.pairs.to_csv(index=False)
+        if 0 < len(one.pairs) <= _MAX_PAIRS:
+            text += f"\n{tables.pairs_markdown(one.pairs, own['metric_label'].iat[0] if ending else '')}"
+    if details:
+        texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
+    if len(coverage):
+        texts["coverage.csv"] = coverage.to_csv(index=False)
+    texts["table.md"] = f"{text}\n## Figures\n\n{captions}"
+    texts["table.tex"] = latex(summary, below, title)
+    texts["table.tex"] += "".join(f"\n{latex(other, [], title, costs=False)}" for other in summaries[1:])
     folder = dirs[0] / "report"
     folder.mkdir(exist_ok=True)
     for name, content in texts.items():
@@ -84,24 +108,31 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
             paths.append(folder / f"{name}.{kind}")
             write_bytes(paths[-1], data)
     written = Text(f"written to {folder}", style="dim")
-    terminal = Group(health_box.terminal(health), tables.terminal(summary, below, title), written)
+    terminal = Group(health_box.terminal(health), tables.terminal(summaries, below, title), written)
     return Report(tuple(paths), summary, tuple(below), health, terminal)
 
 
 def _figures(
-    summary: pd.DataFrame, speeds: pd.DataFrame, title: str, published: bool
+    summaries: Sequence[pd.DataFrame], speeds: pd.DataFrame, coverage: pd.DataFrame, title: str, published: bool
 ) -> dict[str, tuple[str, dict[str, bytes]]]:
-    """Caption and files (by kind) of every figure that has something to show."""
+    """Caption and files (by kind) of every figure that has something to show: of the first metric all, of the others
+    those that show it, with its name in place of `accuracy`."""
+    from results.figures import coverage as covered
     from results.figures import panels, plots, scaling  # matplotlib is half of the imports
 
     scaled = scaling.draw_scaling(speeds, title)
-    drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS}
-    if published:
-        rows = published_points(summary)
-        at_zero = summary["difference_points"].mask(summary["role"] == "dense", 0.0)  # dense minus itself
-        relative = summary.assign(difference_points=at_zero)
-        drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
-    found = {panel.name: (plots.caption(panel, summary), figure) for panel, figure in drawn.items()}
+    found = {}
+    for number, summary in enumerate(summaries):
+        drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS if panel.scored or not number}
+        if published:
+            rows = published_points(summary)
+            at_zero = summary["difference_points"].mask(summary["role"] == "dense", 0.0)  # dense minus itself
+            relative = summary.assign(difference_points=at_zero)
+            drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
+        what = summary["metric_name"].iat[0] if number else "accuracy"
+        for panel, figure in drawn.items():
+            found[panel.name.replace("accuracy", what)] = (plots.caption(panel, summary), figure)
+    found["coverage"] = (covered.CAPTION, covered.draw_coverage(coverage, title))
     found["scaling_img_size"] = (scaling.CAPTION, scaled)
     return {
         name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg")})

@@ -1,4 +1,4 @@
-"""The summary as CSV, Markdown, LaTeX (booktabs) and a terminal table. Costs are multiply-accumulates (MACs)."""
+"""The summary as CSV, Markdown and a terminal table. Costs are multiply-accumulates (MACs)."""
 
 import math
 import re
@@ -10,7 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["NOTHING", "escape_markdown", "latex", "markdown", "number", "pairs_markdown", "summary_frame", "terminal"]
+__all__ = [
+    "NOTHING", "budget", "columns_of", "escape_markdown", "fixed", "glossary", "markdown", "number", "pairs_markdown",
+    "pipes", "scores_markdown", "scores_of", "signed", "summary_frame", "terminal",
+]  # fmt: skip
 
 NOTHING = "–"
 MIXED = "†"  # marks a row whose records were not all made alike; a note says what differs
@@ -32,6 +35,10 @@ _REST = [
 ]  # fmt: skip
 
 OVER_RANDOM = "to random at the same counts, points (p)"
+_COSTS = (
+    "images/s", "× dense", "latency, ms", "decoder, GMACs", "peak memory, MiB: inference / training", "training, s",
+    "objective", "lr", "settings of its own",
+)  # fmt: skip
 Cell = Callable[[Any], str]  # a row of the summary (named tuple) -> text
 
 
@@ -61,9 +68,17 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str, box: str = "") -> str:
     """The whole table with its notes, under a `box`."""
-    columns = _columns(summary)
-    body = _pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
-    return f"# {title}\n\n{box}\n{body}\n\n" + "".join(f"- {escape_markdown(note)}\n" for note in notes)
+    below = "".join(f"- {escape_markdown(note)}\n" for note in notes)
+    return f"# {title}\n\n{box}\n{_body(summary, columns_of(summary))}\n\n{below}"
+
+
+def scores_markdown(summary: pd.DataFrame) -> str:
+    """What is said of a further metric: the table without what it shares with that of the first."""
+    return f"## {summary['metric_label'].iat[0]}\n\n{_body(summary, scores_of(summary))}\n"
+
+
+def _body(summary: pd.DataFrame, columns: dict[str, Cell]) -> str:
+    return pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
 
 
 def glossary(variants: pd.DataFrame) -> str:
@@ -72,8 +87,8 @@ def glossary(variants: pd.DataFrame) -> str:
     return "".join(f"- {escape_markdown(f'{row.reducer}: {row.about}')}\n" for row in rows.itertuples())
 
 
-def pairs_markdown(pairs: pd.DataFrame) -> str:
-    """Differences between methods at the same budget."""
+def pairs_markdown(pairs: pd.DataFrame, metric: str = "") -> str:
+    """Differences between methods at the same budget, in a further `metric`."""
     header = ["budget", "method", "minus", "difference, points", "95 % interval", "p", "p (Holm)"]
     rows = [
         [
@@ -83,55 +98,47 @@ def pairs_markdown(pairs: pd.DataFrame) -> str:
         ]
         for row in pairs.sort_values("budget_asked", ascending=False, kind="stable").itertuples()
     ]  # fmt: skip
-    return f"## Between methods at the same budget\n\n{_pipes(header, rows)}\n"
+    return f"## Between methods at the same budget{metric and ': '}{metric}\n\n{pipes(header, rows)}\n"
 
 
-def latex(summary: pd.DataFrame, notes: Sequence[str], title: str) -> str:
-    """A table* across both columns of a paper."""
-    columns = _columns(summary)
-    lines = [" & ".join(_escape_latex(cell(row)) for cell in columns.values()) + r" \\" for row in summary.itertuples()]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
-            r"\begin{table*}",
-            rf"\caption{{{_escape_latex(title)}}}",
-            rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{ll{'r' * (len(columns) - 4)}ll}}",
-            r"\toprule",
-            " & ".join(_escape_latex(name) for name in columns) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\smallskip\footnotesize\raggedright",
-            *(_escape_latex(note) + r"\par" for note in notes),
-            r"\end{table*}",
-            "",
-        ]
+def terminal(summaries: Sequence[pd.DataFrame], notes: Sequence[str], title: str) -> Group:
+    """What fits 100 characters, of the first metric with its costs; the rest stands in table.md."""
+    first, *others = summaries
+    shown = [_terminal_table(first, columns_of(first, brief=True), title)]
+    for other in others:
+        brief = columns_of(other, brief=True)
+        shown.append(_terminal_table(other, {name: brief[name] for name in brief if name not in _COSTS}, ""))
+    return Group(*shown, Text("\n".join(["bold: on the Pareto front", *notes]), style="dim"))
+
+
+def _terminal_table(summary: pd.DataFrame, columns: dict[str, Cell], title: str) -> Table:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
     )
-
-
-def terminal(summary: pd.DataFrame, notes: Sequence[str], title: str) -> Group:
-    """What fits 100 characters; the rest stands in table.md."""
-    columns = _columns(summary, brief=True)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for name in columns:
         table.add_column(name, justify="left" if name in ("method", "budget") else "right")
     for row in summary.itertuples():
         style = "dim" if row.status == "unreachable" else "bold" if row.on_front else ""
         table.add_row(*(Text(cell(row)) for cell in columns.values()), style=style)
-    return Group(table, Text("\n".join(["bold: on the Pareto front", *notes]), style="dim"))
+    return table
 
 
-def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
+def scores_of(summary: pd.DataFrame) -> dict[str, Cell]:
+    """The columns that differ from metric to metric, and what rows are told by."""
+    return {name: cell for name, cell in columns_of(summary).items() if name not in _COSTS}
+
+
+def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
+    """Titles of all columns, or of those that fit a terminal, and what stands in them."""
     metric, name = summary[["metric_name", "metric_label"]].iloc[0]
     columns: dict[str, Cell] = {
         "method": lambda row: row.curve + (MIXED if row.mixed else ""),
-        "budget": _budget,
+        "budget": budget,
         "GMACs (scoring)": lambda row: (
             number(row.macs_g) + (f" ({number(row.macs_scoring_g, 2)})" if row.macs_scoring_g > 0 else "")
         ),
         f"{name}, %": lambda row: _accuracy(row, metric),
-        f"{name} of best epoch, on the items it is chosen by, %": lambda row: _fixed(
+        f"{name} of best epoch, on the items it is chosen by, %": lambda row: fixed(
             getattr(row, f"{metric}_best_percent"), 1
         ),
         "to dense, points (p)": _difference,
@@ -148,7 +155,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
     }
     if summary[f"{metric}_masked_percent"].notna().any():
         title = f"{name} with dropped tokens masked, as in training, %"
-        columns[title] = lambda row: _fixed(getattr(row, f"{metric}_masked_percent"), 1)
+        columns[title] = lambda row: fixed(getattr(row, f"{metric}_masked_percent"), 1)
     if not brief:
         return columns
     kept = (
@@ -189,23 +196,25 @@ def p_text(p: float) -> str:
     return NOTHING if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _fixed(value: float, decimals: int) -> str:
+def fixed(value: float, decimals: int) -> str:
+    """With so many decimals."""
     return NOTHING if pd.isna(value) else f"{value:.{decimals}f}"
 
 
-def _budget(row: Any) -> str:
+def budget(row: Any) -> str:
+    """Of a variant: asked and reached, or why it was not."""
     if row.role == "dense":
         return "dense"
     asked = row.variant.partition(":")[2] or row.variant if pd.isna(row.budget_asked) else f"{row.budget_asked:.2f}"
     if row.status == "unreachable":
-        return f"{asked}: unreachable, floor {_fixed(row.floor, 2)}"
-    return f"{asked} → {_fixed(row.budget_reached, 3)}"
+        return f"{asked}: unreachable, floor {fixed(row.floor, 2)}"
+    return f"{asked} → {fixed(row.budget_reached, 3)}"
 
 
 def _accuracy(row: Any, metric: str) -> str:
     low, high = (getattr(row, f"{metric}_{end}_percent") for end in ("low", "high"))
     half = "" if pd.isna(low) else f" ± {(high - low) / 2:.1f}"
-    return _fixed(getattr(row, f"{metric}_percent"), 1) + half
+    return fixed(getattr(row, f"{metric}_percent"), 1) + half
 
 
 def _difference(row: Any) -> str:
@@ -226,7 +235,8 @@ def _memory(row: Any) -> str:
     return NOTHING if all(pd.isna(value) for value in both) else " / ".join(number(value) for value in both)
 
 
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(escape_markdown(cell) for cell in line) + " |" for line in lines)
 
@@ -234,13 +244,3 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def escape_markdown(text: str) -> str:
     """One line that Markdown shows as it is, also in a table."""
     return re.sub(r"([|*_<`])", r"\\\1", text).replace("\n", " ")
-
-
-_LATEX = {"±": r"$\pm$", "→": r"$\to$", "×": r"$\times$", "−": "$-$", "–": "--", "†": r"\textsuperscript{\dag}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}  # fmt: skip
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

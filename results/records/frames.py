@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from results.records.schema import Epoch, read_log
+from results.records.schema import Declared, Epoch, read_log
 from results.records.store import CorruptRecord, Records
 
-__all__ = ["PACKAGE", "PROVENANCE", "run_frame", "speed_frame"]
+__all__ = ["PACKAGE", "PROVENANCE", "declared_metrics", "run_frame", "speed_frame"]
 
 # Headlines, shares in 0..1, as records declare them; those of records that were made before they did.
-_BEFORE = (
+_BEFORE: tuple[Any, ...] = (
     {"name": "top1", "label": "top-1", "statistic": "mean"}, {"name": "miou", "label": "mIoU", "statistic": "mean_iou"},
 )  # fmt: skip
 _HEADLINE = {"name": "metric_name", "label": "metric_label", "statistic": "metric_statistic"}
@@ -39,18 +39,27 @@ _SETTING = [
 _CLOCK = ["device_name", "dtype", "batch_size", "img_size", "num_threads", "compiled"]  # where alike, speeds should be
 
 
-def run_frame(studies: Sequence[Records]) -> pd.DataFrame:
+def declared_metrics(studies: Sequence[Records]) -> list[Declared]:
+    """The metrics that finished runs declare, each once, in their order."""
+    declared = [metric for study in studies for record in study.runs.values() for metric in _declared(record)]
+    return list({metric["name"]: metric for metric in declared}.values())
+
+
+def run_frame(studies: Sequence[Records], metric: str | None = None) -> pd.DataFrame:
     """One row per finished or unreachable run, sorted by study, variant and seed. A study that was only timed (`bench`)
     has rows of status `timed`.
+
+    Args:
+        metric: of which the `metric` columns are, by its name; None: of the first that records declare.
 
     Raises:
         ValueError: the studies have different tasks, or a finished run declares no metric.
     """
     rows = []
     for study, name in zip(studies, study_names(studies), strict=True):
-        rows += [_run_row(study, name, run, record) for run, record in study.runs.items()]
+        rows += [_run_row(study, name, run, record, metric) for run, record in study.runs.items()]
         if not study.runs:
-            rows += _untrained_rows(study, name)
+            rows += _untrained_rows(study, name, metric)
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows)
@@ -123,9 +132,10 @@ def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
     return ", ".join([name, *(words[key](record.get(key)) for key in differ)])
 
 
-def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dict[str, Any]:
+def _run_row(study: Records, name: str, run: str, record: dict[str, Any], shown: str | None) -> dict[str, Any]:
     provenance, metrics = record["provenance"], record.get("metrics") or {}
-    headline = _headline(record)
+    declared = _declared(record)
+    headline: Any = next((metric for metric in declared if shown in (None, metric["name"])), {})
     metric = headline.get("name", "")
     return {
         "study": name,
@@ -145,6 +155,9 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any]) -> dic
         "metric": _number(metrics.get("final", {}), metric),
         **_epochs(record, metric),
         "metric_masked": _number(metrics.get("masked", {}), metric),
+        "coverage": record.get("coverage"),
+        "evaluator": record.get("evaluator"),
+        "object_areas": tuple(record.get("object_areas") or ()),
         "tied_at_cut": record.get("tied_at_cut"),
         **{f"mask_{what}": (record.get("masked") or {}).get(what) for what in ("asked", "kept")},
         "train_loss": _settled(_train_loss(study, run, record), record),
@@ -189,15 +202,15 @@ def _settled(losses: list[float] | None, record: dict[str, Any]) -> list[float] 
     return losses and losses[ceil((record.get("settles") or 0) * len(losses)) :]
 
 
-def _headline(record: dict[str, Any]) -> dict[str, str]:
-    """The first metric that the record declares. Raises ValueError where a finished run has none that is known."""
+def _declared(record: dict[str, Any]) -> list[Declared]:
+    """The metrics that the record declares. Raises ValueError where a finished run has none that is known."""
     if declared := record.get("metrics_declared"):
-        return declared[0]
+        return declared
     final = (record.get("metrics") or {}).get("final")
-    found = next((metric for metric in _BEFORE if final and metric["name"] in final), None)
-    if final and found is None:
+    found = [metric for metric in _BEFORE if final and metric["name"] in final]
+    if final and not found:
         raise ValueError(f"no report for task {record['task']!r}: its records declare no metric")
-    return found or {}
+    return found
 
 
 def _role(record: dict[str, Any]) -> str:
@@ -216,7 +229,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
+def _untrained_rows(study: Records, name: str, metric: str | None) -> list[dict[str, Any]]:
     """Rows for the variants of a study that was only timed; what they belong to is what study.json says."""
     belongs = {"task": "classification", "dataset": "no data", "backbone": "unknown backbone"} | study.study
     rows = {}
@@ -226,7 +239,7 @@ def _untrained_rows(study: Records, name: str) -> list[dict[str, Any]]:
         made_with["data_fingerprint"] = study.study.get("data_fingerprint", "no data")
         identity = belongs | {"status": "timed", "seed": 0, "quick": record.get("quick"), "provenance": made_with}
         for variant in record["variants"]:
-            rows[named, variant["variant"]] = _run_row(study, named, "", identity | variant)
+            rows[named, variant["variant"]] = _run_row(study, named, "", identity | variant, metric)
     return list(rows.values())
 
 

@@ -50,6 +50,7 @@ class Declared(TypedDict):
     name: str
     label: str
     statistic: NotRequired[str]
+    of: NotRequired[str]
 
 
 class Masked(TypedDict):
@@ -57,6 +58,16 @@ class Masked(TypedDict):
 
     asked: NotRequired[list[float] | None]
     kept: NotRequired[list[float] | None]
+
+
+class Coverage(TypedDict):
+    """Objects that have a live token, each list of small, medium and large ones."""
+
+    blocks: list[int]  # behind which there was a reduction
+    objects: list[int]
+    covered: list[list[int]]  # behind each of `blocks`
+    missed_with_token: list[int]  # behind the last of `blocks`
+    missed_without_token: list[int]
 
 
 class Run(TypedDict):
@@ -93,6 +104,9 @@ class Run(TypedDict):
     num_items: NotRequired[int | None]
     tokens_per_block: NotRequired[list[int] | None]
     metrics_declared: NotRequired[list[Declared]]
+    evaluator: NotRequired[str]
+    object_areas: NotRequired[list[float]]
+    coverage: NotRequired[Coverage]
     tied_at_cut: NotRequired[list[float] | None]
     masked: NotRequired[Masked | None]
     validation: NotRequired[list[dict[str, Any]] | None]

@@ -88,10 +88,11 @@ def resample_average_precision(
     truths = weights @ matches.truths[index]  # [R, C]
     sums = np.zeros(len(weights))
     for label, detections in enumerate(_ranked(matches)):
+        detections = detections[~matches.ignored[index, thresholds][:, detections].all(axis=0)]
         counted = ~matches.ignored[index, thresholds][:, detections]  # [T, N]
         right = matches.matched[index, thresholds][:, detections] & counted
         image = matches.image[detections]
-        block = max(1, block_entries // max(1, counted.size))
+        block = max(1, block_entries // max(1, len(detections)))
         for start in range(0, len(weights), block):
             rows = slice(start, start + block)
             sums[rows] += _class_precision(weights[rows, image], right, counted, truths[rows, label])
@@ -148,16 +149,18 @@ def _class_precision(weights: np.ndarray, right: np.ndarray, counted: np.ndarray
     Returns:
         [B] mean over thresholds and recalls.
     """
-    found = np.cumsum(weights[:, None] * right, axis=-1)  # [B, T, N]
-    seen = np.cumsum(weights[:, None] * counted, axis=-1)
-    seen += np.spacing(1)  # as COCOeval has it: nothing seen is a precision of 0
-    precision = np.zeros((*found.shape[:2], found.shape[2] + 1))  # the last stays 0: recalls that are not reached
-    np.divide(found, seen, out=precision[..., :-1])
-    backwards = precision[..., ::-1]
-    np.maximum.accumulate(backwards, axis=-1, out=backwards)
-    found /= np.where(truths > 0, truths, 1)[:, None, None]  # recall
-    place = np.empty((*found.shape[:2], len(RECALLS)), dtype=np.int64)
-    for row in np.ndindex(place.shape[:2]):
-        place[row] = found[row].searchsorted(RECALLS, side="left")
-    sampled = np.take_along_axis(precision, place, axis=-1)
-    return sampled.mean(axis=(1, 2))
+    total, seen, of = np.zeros(len(weights)), weights, None
+    for hits, judged in zip(right, counted, strict=True):
+        if of is None or (judged != of).any():
+            of, seen = judged, np.cumsum(weights * judged, axis=1)
+        places = np.flatnonzero(hits)  # precision only rises there, so that the largest to the right is at one of them
+        found = np.cumsum(weights[:, places], axis=1)  # [B, true positives]
+        precision = np.zeros((len(weights), len(places) + 1))  # the last stays 0: recalls that are not reached
+        # As COCOeval has it: nothing seen is a precision of 0.
+        np.divide(found, seen[:, places] + np.spacing(1), out=precision[:, :-1])
+        backwards = precision[:, ::-1]
+        np.maximum.accumulate(backwards, axis=1, out=backwards)
+        found /= np.where(truths > 0, truths, 1)[:, None]  # recall
+        reached = np.stack([row.searchsorted(RECALLS, side="left") for row in found])
+        total += np.take_along_axis(precision, reached, axis=1).mean(axis=1)
+    return total / len(right)

@@ -44,7 +44,7 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
     held: list[Any] = []  # what each run's values are by cluster
     notes = []
     statistic = STATISTICS.get(runs["metric_statistic"].iat[0], STATISTICS["mean"])
-    for row, path in runs.loc[runs["status"] == "done", "path"].items():
+    for row, path in runs.loc[(runs["status"] == "done") & runs["metric"].notna(), "path"].items():
         try:
             item, cluster, value = read_values(path, statistic)
         except (FileNotFoundError, KeyError, CorruptRecord) as error:

@@ -19,7 +19,7 @@ GROUP = ["study", "task", "dataset", "backbone", "data_fingerprint", "quick"]  #
 
 _CURVE = [*GROUP, "reducer", "options", "method_version", "objective", "lr", "own", "epochs"]
 _VARIANT = [*_CURVE, "variant", "status"]
-_FLAGGED = ["commit", "dirty", "python", "device", "device_name", "dtype"]  # and every package
+_FLAGGED = ["commit", "dirty", "python", "device", "device_name", "dtype", "evaluator"]  # and every package
 _MEAN = [
     "budget_reached", "floor", "metric", "metric_before", "metric_lowest", "metric_best", "metric_last",
     "metric_masked", "macs_g", "macs_backbone_g", "macs_scoring_g", "macs_decoder_g", "macs_dense_g", "params_m",

@@ -11,12 +11,13 @@ import numpy as np
 
 from results.records.store import CorruptRecord, read_predictions
 from results.statistics import average_precision, bootstrap
-from results.statistics.average_precision import Matches
+from results.statistics.average_precision import AREAS, Matches
 from results.statistics.bootstrap import Population
 
 __all__ = ["STATISTICS", "Statistic", "read_values"]
 
-AP_RESAMPLES = 1000  # each costs a millisecond and more
+AP_RESAMPLES, AP_RESAMPLES_OF_SIZE = 1000, 400  # each costs a millisecond
+KINDS = ("box", "mask")  # of objects, as their arrays are named
 
 
 class Statistic(NamedTuple):
@@ -79,25 +80,26 @@ def _resample_iou(population: Population, own: list[np.ndarray], resamples: int)
     return observed, bootstrap.resample_mean_iou(own, resamples)
 
 
-def _resample_ap(population: Population, own: list[Matches], resamples: int) -> tuple[Any, Any]:
-    observed = [average_precision.average_precision(matches) for matches in own]
+def _resample_ap(population: Population, own: list[Matches], resamples: int, area: str) -> tuple[Any, Any]:
+    observed = [average_precision.average_precision(matches, area=area) for matches in own]
     values = np.empty((len(own), resamples))
     for start, weights in bootstrap.cluster_weights(len(population.sizes), resamples):
         of_images = weights[:, population.cluster]  # [size, I]
         for run, matches in enumerate(own):
-            found = average_precision.resample_average_precision(matches, of_images)
+            found = average_precision.resample_average_precision(matches, of_images, area)
             values[run, start : start + len(found)] = found
     return observed, values
 
 
-def _matches(prefix: str) -> Statistic:
-    read = partial(Matches.from_arrays, prefix=prefix)
-    return Statistic(read, lambda _, matches: matches, _resample_ap, AP_RESAMPLES)
+def _average_precision(kind: str, area: str) -> Statistic:
+    read = partial(Matches.from_arrays, prefix=f"{kind}_")
+    resamples = AP_RESAMPLES if area == "all" else AP_RESAMPLES_OF_SIZE
+    return Statistic(read, lambda _, matches: matches, partial(_resample_ap, area=area), resamples)
 
 
 STATISTICS = {
     "mean": Statistic(_hits, _sums, _resample_hits),
     "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
-    "box_ap": _matches("box_"),
-    "mask_ap": _matches("mask_"),
+    **{f"{kind}_ap": _average_precision(kind, "all") for kind in KINDS},
+    **{f"{kind}_ap_{area}": _average_precision(kind, area) for kind in KINDS for area in AREAS[1:]},
 }

@@ -13,6 +13,7 @@ __all__ = ["show_image", "show_study"]
 def show_study(directory: Path, items: str, runs: str | None, out: Path | None) -> list[Path]:
     """A picture for each test item: what the saved models make of it. Returns the paths. Raises ValueError, OSError."""
     from studies.show import rows_of_study
+    from studies.shown_objects import LEGEND
 
     numbers = []
     for part in items.split(","):
@@ -22,7 +23,11 @@ def show_study(directory: Path, items: str, runs: str | None, out: Path | None) 
     chosen = None if runs is None else [run.strip() for run in runs.split(",")]
     found = rows_of_study(directory, numbers, chosen)
     folder = out or directory / "report"
-    return [_write(folder / f"tokens_{item}.png", rows, f"test item {item}") for item, rows in found.items()]
+    paths = []
+    for item, rows in found.items():
+        legend = LEGEND if any(shown.boxes for row in rows for shown in row.maps) else ""
+        paths.append(_write(folder / f"tokens_{item}.png", rows, f"test item {item}{legend}"))
+    return paths
 
 
 def show_image(

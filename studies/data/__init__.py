@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from studies.config import RunConfig
 
-__all__ = ["IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances", "Original"]
+__all__ = ["COCO_AREAS", "IGNORE_INDEX", "OWN_SETTINGS", "Batch", "Data", "Dataset", "Instances", "Original"]
 
 OWN_SETTINGS = ("augment", "random_erasing")  # of recipes, which only some data sets read
 IGNORE_INDEX = 255  # label of pixels that count nowhere
+COCO_AREAS = (32.0**2, 96.0**2)  # pixels, between small, medium and large objects
 
 
 class Instances(NamedTuple):
@@ -29,6 +30,11 @@ class Instances(NamedTuple):
     masks: Tensor  # [B, K, S, S] bool, which may overlap
     crowd: Tensor  # [B, K] bool, a region of many objects: no target, and nothing that has to be found
     sizes: Tensor  # [B, 2] int64 height and width of the image in the square; right of it and below there is padding
+
+    @property
+    def areas(self) -> tuple[float, float]:
+        """Pixels, between what the data set calls small, medium and large objects."""
+        return COCO_AREAS
 
     def targets(self) -> list[dict[str, Tensor]]:
         """As torchvision's detectors want them, without crowds: of each image boxes [n, 4], labels [n] from 1 on and

@@ -73,6 +73,7 @@ class Score(NamedTuple):
 
     metrics: dict[str, float]
     predictions: dict[str, np.ndarray]  # see Evaluation
+    facts: dict[str, Any]
     decisions: dict[str, Any]  # `tied_at_cut`: share of images of each reducer; or `masked`: shares of the grid
 
 
@@ -220,6 +221,7 @@ def _outcome(
             **({"masked": masked.metrics} if masked is not None else {}),
         },
         "num_items": len(final.predictions["item"]),
+        **final.facts,
         **final.decisions,
         **({} if masked is None else masked.decisions),
         "train_loss": [line["train_loss"] for line in history],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,14 +22,15 @@ __all__ = ["TASKS", "Evaluation", "Metric", "Task", "TaskInfo", "load_task"]
 
 
 class Metric(NamedTuple):
-    """One figure of a task, as records declare it. `statistic` says how test items make it, for paired statistics:
-    "mean" of the hits, "mean_iou" of the summed confusion; "": it is only shown."""
+    """One figure of a task, as records declare it. `statistic` says how test items make it, for paired statistics, see
+    results/statistics/statistic.py; "": it is only shown. `of`: the metric whose detail it is."""
 
     name: str  # among the metrics of an evaluation
     label: str
     unit: str = "%"
     higher_is_better: bool = True
     statistic: str = ""
+    of: str = ""
 
 
 class TaskInfo(NamedTuple):
@@ -41,13 +42,23 @@ class TaskInfo(NamedTuple):
     detector: bool = False  # pyramid and heads of a detector stand in the place of the classifier
 
 
+def _average_precision(kind: str) -> tuple[Metric, ...]:
+    """COCO's numbers for boxes or masks: AP, then its details."""
+    name = f"{kind}_ap"
+    plain = [Metric(f"{kind}_{key}", label, of=name) for key, label in (("ap50", "AP50"), ("ap75", "AP75"))]
+    by_size = [f"ap_{size}" for size in ("small", "medium", "large")]
+    sized = [Metric(f"{kind}_{key}", key.replace("ap_", "AP "), statistic=f"{kind}_{key}", of=name) for key in by_size]
+    recall = Metric(f"{kind}_ar_100", "AR", of=name)
+    return (Metric(name, f"{kind} AP", statistic=name), *plain, *sized, recall)
+
+
 TASKS = {
     "classification": TaskInfo("one class for each image", False, (Metric("top1", "top-1", statistic="mean"),)),
     "segmentation": TaskInfo("one class for each pixel", True, (Metric("miou", "mIoU", statistic="mean_iou"),)),
     "detection": TaskInfo(
         "boxes and masks of objects",
         True,
-        (Metric("box_ap", "box AP", statistic="box_ap"), Metric("mask_ap", "mask AP", statistic="mask_ap")),
+        (*_average_precision("box"), *_average_precision("mask")),
         detector=True,
     ),
 }
@@ -58,6 +69,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]
     predictions: dict[str, np.ndarray]  # item, cluster: [n] int64, and what the task adds
+    facts: dict[str, Any] = {}  # what else the record says of it, see results/records/schema.py
 
 
 class Task(Protocol):

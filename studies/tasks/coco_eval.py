@@ -1,6 +1,7 @@
 """The COCO metrics of box detection and instance segmentation, by pycocotools.
 
-Letters: I images, C classes, T IoU thresholds, D detections, A ranges of area, N detections of one class and image.
+Letters: I images, C classes, G truths, T IoU thresholds, D detections, A ranges of area, N detections of one class and
+image.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import contextlib
 import importlib.metadata
 import io
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,8 +19,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from results.statistics.average_precision import AREAS, IOU_THRESHOLDS, Matches
+from studies.data import COCO_AREAS
 
-__all__ = ["METRICS", "evaluate_coco", "evaluator"]
+__all__ = ["METRICS", "Scored", "evaluate_coco", "evaluator"]
 
 METRICS = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -26,6 +29,14 @@ METRICS = (
 )  # fmt: skip
 
 Annotation = Mapping[str, Any]
+
+
+class Scored(NamedTuple):
+    """What detections are worth."""
+
+    metrics: dict[str, float]  # of METRICS, shares in 0..1, without those that have no ground truth (COCOeval's -1)
+    matches: Matches  # from which AP can be had again for any weights of the images
+    found: np.ndarray  # [G] bool, truths that a detection matches at IoU .5, in the order given
 
 
 def evaluator() -> str:
@@ -39,8 +50,9 @@ def evaluate_coco(
     image_ids: Sequence[Hashable],
     num_classes: int,
     iou_type: str,
-) -> tuple[dict[str, float], Matches]:
-    """COCO's twelve numbers, and the matches from which AP can be had again for any weights of the images.
+    areas: tuple[float, float] = COCO_AREAS,
+) -> Scored:
+    """COCO's twelve numbers, the matches behind them, and which truths were found.
 
     Annotations are in COCO's format. Their ids are not read: pycocotools takes a match with the id 0 for none, so they
     are counted anew from 1. The arguments are left as they are.
@@ -48,15 +60,17 @@ def evaluate_coco(
     Args:
         truths: with image_id, category_id in 0..C-1, area in pixels of the image, iscrowd (0 if left out), and bbox
             [x, y, width, height] or segmentation (compressed RLE with size and counts), as `iou_type` says.
-        detections: with image_id, category_id, score, and bbox or segmentation. Their area is that of the box or of
-            the mask, whatever an "area" says.
+        detections: with image_id, category_id, score, and bbox or segmentation. Their area is that of the mask, of
+            boxes under COCO's limits that of the box, whatever an "area" says.
         image_ids: those that sort, each once. Images without truths or detections belong here too.
         num_classes: C, with or without a ground truth.
         iou_type: "bbox" or "segm".
+        areas: in pixels; objects up to the first are small, from the second on large. One that is as large as a limit
+            belongs to both sides. COCO's are of masks, but a box that matches nothing counts by its own area, which
+            limits close to each other do not bear: all false boxes would be large.
 
     Returns:
-        The numbers of `METRICS`, as shares in 0..1, without those for which there is no ground truth (COCOeval's -1);
-        and the matches, whose image i is image_ids[i].
+        Of the matches image i is image_ids[i].
 
     Raises:
         ValueError: an unknown `iou_type`, an id that `image_ids` has twice, an annotation of another image or class, a
@@ -70,14 +84,16 @@ def evaluate_coco(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _coco([{"iscrowd": 0, **truth} for truth in truths], image_ids, num_classes),
-            _coco([_with_area(detection, iou_type) for detection in detections], image_ids, num_classes),
+            _coco([_with_area(detection, iou_type, areas) for detection in detections], image_ids, num_classes),
             iou_type,
         )
+        evaluation.params.areaRng = list(pairwise([0.0, *areas, 1e10]))
+        evaluation.params.areaRng.insert(0, (0.0, 1e10))
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     metrics = {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True) if value > -1}
-    return metrics, _matches(evaluation, image_ids, num_classes)
+    return Scored(metrics, _matches(evaluation, image_ids, num_classes), _found(evaluation, len(truths)))
 
 
 def _check(annotations: Iterable[Annotation], image_ids: set[Hashable], num_classes: int, iou_type: str) -> None:
@@ -103,12 +119,21 @@ def _coco(annotations: Sequence[Annotation], image_ids: Sequence[Hashable], num_
     return coco
 
 
-def _with_area(detection: Annotation, iou_type: str) -> dict[str, Any]:
-    if iou_type == "bbox":
+def _with_area(detection: Annotation, iou_type: str, areas: tuple[float, float]) -> dict[str, Any]:
+    if "segmentation" not in detection or (iou_type == "bbox" and areas == COCO_AREAS):
         area = detection["bbox"][2] * detection["bbox"][3]
     else:
         area = coco_mask.area(detection["segmentation"])
     return {**detection, "area": float(area), "iscrowd": 0}
+
+
+def _found(evaluation: COCOeval, num_truths: int) -> np.ndarray:
+    """[G] at the first threshold, whatever the size."""
+    found = np.zeros(num_truths, dtype=bool)
+    for own in evaluation.evalImgs:
+        if own is not None and tuple(own["aRng"]) == evaluation.params.areaRng[0]:
+            found[np.array(own["gtIds"], dtype=np.int64) - 1] = own["gtMatches"][0] > 0
+    return found
 
 
 def _matches(evaluation: COCOeval, image_ids: Sequence[Hashable], num_classes: int) -> Matches:

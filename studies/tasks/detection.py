@@ -20,10 +20,11 @@ from torch import Tensor
 from cropr.dense import DenseViT
 from cropr.dense_objective import DenseObjective
 from cropr.objective import Criterion, cells_of_pixels
-from studies.data import Batch, Instances, Original
+from studies.data import COCO_AREAS, Batch, Instances, Original
 from studies.data.coco_files import to_bbox
 from studies.tasks import Evaluation
-from studies.tasks.coco_eval import evaluate_coco
+from studies.tasks.coco_eval import evaluate_coco, evaluator
+from studies.tasks.coverage import Coverage
 from studies.tasks.detector import Detections, Features
 from studies.tasks.segmentation import eval_batch
 from studies.training.distributed import ALONE, World
@@ -83,7 +84,8 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`. Metrics: the twelve of COCO for boxes and for
     masks (`box_ap`, `mask_ap50`, ...), as shares. Predictions hold the matches of each image (see
-    results/statistics/average_precision.py), with `box_` and `mask_` before their names.
+    results/statistics/average_precision.py), with `box_` and `mask_` before their names. Facts: what scored, the
+    limits between the sizes of objects, and their coverage (see coverage.py), missed where no box matches.
 
     Raises ValueError where several processes share the items: AP is of all of them.
     """
@@ -94,11 +96,16 @@ def evaluate(
     clusters: list[Tensor] = []
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
+    coverage, areas = Coverage(model), COCO_AREAS
     for batch in batches:
         truth = None if batch.truth is None else batch.truth.to(device)
-        with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
+        precision = torch.autocast(device, dtype=amp, enabled=amp is not None)
+        with precision, model.told(truth), coverage.watching():
             maps = model(batch.images.to(device))
-        originals = _originals(batch)
+        assert isinstance(batch.target, Instances)
+        targets, areas = batch.target.targets(), batch.target.areas
+        coverage.add([target["masks"] for target in targets])
+        originals = batch.originals or _as_they_are(batch.images, targets)
         pixels = [(original.height, original.width) for original in originals]
         detections = model.vit.head.detect(maps.float(), batch.target.sizes.tolist(), pixels)
         for item, original, one in zip(batch.item.tolist(), originals, detections, strict=True):
@@ -109,19 +116,22 @@ def evaluate(
     metrics: dict[str, float] = {}
     item, cluster = torch.cat(items).numpy(), torch.cat(clusters).numpy()
     arrays: dict[str, np.ndarray] = {"item": item, "cluster": cluster}
-    for name, kind in KINDS.items():
-        numbers, matches = evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind)
-        metrics |= {f"{name}_{key.lower()}": value for key, value in numbers.items()}
-        arrays |= matches.to_arrays(f"{name}_")
-    return Evaluation(metrics, arrays)
+    scored = {
+        name: evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind, areas)
+        for name, kind in KINDS.items()
+    }
+    for name, of_kind in scored.items():
+        metrics |= {f"{name}_{key.lower()}": value for key, value in of_kind.metrics.items()}
+        arrays |= of_kind.matches.to_arrays(f"{name}_")
+    single = np.array([not truth["iscrowd"] for truth in truths], bool)
+    area, matched = np.array([truth["area"] for truth in truths])[single], scored["box"].found[single]
+    facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, matched, areas)
+    return Evaluation(metrics, arrays, facts)
 
 
-def _originals(batch: Batch) -> Sequence[Original]:
-    """The images as they are scored: those of files, or as they are."""
-    if batch.originals is not None:
-        return batch.originals
-    height, width = batch.images.shape[-2:]
-    return [Original(height, width, _truths(target)) for target in batch.target.targets()]
+def _as_they_are(images: Tensor, targets: list[dict[str, Tensor]]) -> Sequence[Original]:
+    """Images that are scored in the pixels that the model sees."""
+    return [Original(*images.shape[-2:], _truths(target)) for target in targets]
 
 
 def _truths(target: dict[str, Tensor]) -> list[dict[str, Any]]:

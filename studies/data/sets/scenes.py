@@ -42,6 +42,7 @@ REPEATS = {"val": 4, "test": 3}  # scenes of each digit
 INK = 0.5  # opacity from which a pixel belongs to the digit
 PATCH_INK = 0.125  # share of a patch that belongs to the digit from which the patch takes its label
 WARP = 0.08  # largest entry of the random linear map, training only
+OBJECT_AREAS = (69.5, 79.5)  # pixels of a digit: about a third of those of training is smaller, and a third larger
 MEAN, STD = 0.5, 0.25
 # Of the scenes that numpy and scikit-learn make in the versions of constraints.txt.
 TESTED_FINGERPRINT = "799e5771aeffb667ea9f6614b72601341c2f5d3f0c474e4cc2f903205681de41"
@@ -64,6 +65,14 @@ class Rendered(NamedTuple):
     boxes: np.ndarray  # [B, K, 4] int64 x0 y0 x1 y1 around the drawn pixels, x1 and y1 exclusive
     classes: np.ndarray  # [B, K] int64
     sources: np.ndarray  # [B, K] int64 index into load_digits
+
+
+class Digits(Instances):
+    """The digits of scenes, all of which COCO would call small."""
+
+    @property
+    def areas(self) -> tuple[float, float]:
+        return OBJECT_AREAS
 
 
 class Scenes:
@@ -145,7 +154,7 @@ class Scenes:
         masks = scenes.instances[:, None] == slots
         sizes = np.full((len(masks), 2), IMAGE_SIZE)
         crowd = np.zeros(scenes.classes.shape, bool)
-        return Instances(*map(tensor, (scenes.boxes.astype(np.float32), scenes.classes, masks, crowd, sizes)))
+        return Digits(*map(tensor, (scenes.boxes.astype(np.float32), scenes.classes, masks, crowd, sizes)))
 
     def render(self, split: Split, index: np.ndarray) -> Rendered:
         """The scenes of an index [B] with all their labels; any order, repeats allowed."""

@@ -86,7 +86,7 @@ def crowded(num=150):
     return truths, detections, [1]
 
 
-def coco_stats(truths, detections, image_ids, iou_type) -> dict[str, float]:
+def coco_stats(truths, detections, image_ids, iou_type, ranges=None) -> dict[str, float]:
     """As its manual uses pycocotools: loadRes, and ids of truths from 1."""
     coco = COCO()
     coco.dataset = {
@@ -96,6 +96,7 @@ def coco_stats(truths, detections, image_ids, iou_type) -> dict[str, float]:
     }
     coco.createIndex()
     evaluation = COCOeval(coco, coco.loadRes([dict(detection) for detection in detections]), iou_type)
+    evaluation.params.areaRng = ranges or evaluation.params.areaRng
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -116,7 +117,7 @@ def repeated(annotations, image_ids, counts):
 def test_numbers_and_matches_agree_with_pycocotools(seed, iou_type, capsys):
     truths, detections, image_ids = data(seed, iou_type)
     before = repr((truths, detections))
-    metrics, matches = evaluate_coco(truths, detections, image_ids, CLASSES, iou_type)
+    metrics, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, iou_type)
     assert capsys.readouterr().out == "" and repr((truths, detections)) == before
     expected = coco_stats(truths, detections, image_ids, iou_type)
     assert metrics == pytest.approx(expected, abs=TOLERANCE) and list(metrics) == list(METRICS)
@@ -131,7 +132,7 @@ def test_numbers_and_matches_agree_with_pycocotools(seed, iou_type, capsys):
 
 def test_ties_are_ranked_as_pycocotools_does():
     truths, detections, image_ids = data(0)
-    metrics, matches = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
+    metrics, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
     backwards = np.arange(len(matches.score))[::-1]
     other = Matches(
         matches.image[backwards], matches.category[backwards], matches.score[backwards],
@@ -139,7 +140,7 @@ def test_ties_are_ranked_as_pycocotools_does():
     )  # fmt: skip
     assert abs(average_precision(other) - metrics["AP"]) > 1e-4
     shuffled = [image_ids[place] for place in np.random.default_rng(0).permutation(len(image_ids))]
-    again, reordered = evaluate_coco(truths, detections, shuffled, CLASSES, "bbox")
+    again, reordered, _ = evaluate_coco(truths, detections, shuffled, CLASSES, "bbox")
     assert again == metrics and average_precision(reordered) == average_precision(matches)
     assert np.array_equal(reordered.truths, matches.truths[:, [image_ids.index(image) for image in shuffled]])
     assert [shuffled[i] for i in reordered.image] == [image_ids[i] for i in matches.image]
@@ -147,7 +148,7 @@ def test_ties_are_ranked_as_pycocotools_does():
 
 def test_only_a_hundred_detections_of_an_image_count():
     truths, detections, image_ids = crowded()
-    metrics, matches = evaluate_coco(truths, detections, image_ids, 1, "bbox")
+    metrics, matches, _ = evaluate_coco(truths, detections, image_ids, 1, "bbox")
     assert len(matches.score) == 100 and matches.truths.sum(axis=(1, 2))[0] == 150
     assert metrics["AR_100"] == pytest.approx(60 / 150) == average_recall(matches)
     assert average_precision(matches) == pytest.approx(metrics["AP"], abs=TOLERANCE)
@@ -158,12 +159,12 @@ def test_only_a_hundred_detections_of_an_image_count():
 def test_weights_are_copies_of_images(seed, iou_type):
     truths, detections, image_ids = data(seed, iou_type, ties=False)
     counts = np.random.default_rng(seed).integers(0, 4, len(image_ids))
-    metrics, _ = evaluate_coco(
+    metrics, _, _ = evaluate_coco(
         repeated(truths, image_ids, counts), repeated(detections, image_ids, counts),
         [1000 * image + n for image, count in zip(image_ids, counts, strict=True) for n in range(count)],
         CLASSES, iou_type,
     )  # fmt: skip
-    plain, matches = evaluate_coco(truths, detections, image_ids, CLASSES, iou_type)
+    plain, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, iou_type)
     for name, (area, thresholds) in NAMED.items():
         value = average_precision(matches, counts, area, thresholds)
         assert value == pytest.approx(metrics[name], abs=TOLERANCE)
@@ -175,7 +176,7 @@ def test_weights_are_copies_of_images(seed, iou_type):
 
 def test_resamples_are_single_weightings():
     truths, detections, image_ids = data(1)
-    _, matches = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
+    _, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
     num = len(image_ids)
     weights = np.random.default_rng(0).multinomial(num, np.full(num, 1 / num), size=23)
     weights[0] = matches.truths[0].sum(axis=1) == 0  # only images without truths
@@ -237,7 +238,7 @@ def slow_ap(truths, detections, mistake="") -> float:
 @pytest.mark.parametrize("seed", [1, 4, 11])
 def test_against_a_definition_in_loops(seed):
     truths, detections, image_ids = data(seed, num_images=3, ties=False, crowds=False)
-    metrics, matches = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
+    metrics, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
     expected = slow_ap(truths, detections)
     assert 0.05 < expected < 0.95
     assert metrics["AP"] == pytest.approx(expected, abs=TOLERANCE)
@@ -248,11 +249,61 @@ def test_against_a_definition_in_loops(seed):
         assert weighted == pytest.approx(slow_ap(*copies), abs=TOLERANCE)
 
 
+def found_by_score(truths, detections, threshold) -> set[int]:
+    """Numbers of the truths that a detection of their class finds, from the highest score on."""
+    taken: set[int] = set()
+    for detection in sorted(detections, key=lambda own: -own["score"]):
+        free = [
+            (overlap(detection["bbox"], truth["bbox"]), number)
+            for number, truth in enumerate(truths)
+            if all(truth[key] == detection[key] for key in ("image_id", "category_id")) and number not in taken
+        ]
+        best, number = max(free, default=(0, -1))
+        if best >= threshold:
+            taken.add(number)
+    return taken
+
+
+@pytest.mark.parametrize("seed", [1, 4, 11])
+def test_truths_that_are_found_against_loops(seed):
+    truths, detections, image_ids = data(seed, num_images=8, ties=False, crowds=False)
+    found = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox", (500.0, 5000.0)).found
+    assert len(found) == len(truths) and 0 < found.sum() < len(truths)
+    assert set(np.flatnonzero(found)) == found_by_score(truths, detections, 0.5)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_sizes_of_a_data_sets_own(iou_type):
+    truths, detections, image_ids = data(0, iou_type)
+    metrics, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, iou_type, (40.0**2, 80.0**2))
+    ranges = [[0, 1e10], [0, 40**2], [40**2, 80**2], [80**2, 1e10]]
+    expected = coco_stats(truths, detections, image_ids, iou_type, ranges)
+    assert metrics == pytest.approx(expected, abs=TOLERANCE)
+    for area in AREAS[1:]:
+        assert average_precision(matches, area=area) == pytest.approx(expected[f"AP_{area}"], abs=TOLERANCE)
+    standard = coco_stats(truths, detections, image_ids, iou_type)
+    assert abs(standard["AP_medium"] - expected["AP_medium"]) > 1e-3
+
+
+def test_false_boxes_are_as_large_as_their_masks_under_own_limits():
+    """A box of 40 x 40 around a thin mask: under COCO's limits medium, under others what the mask is."""
+    thin = np.zeros((SIZE, SIZE), np.uint8)
+    thin[:40, :2] = 1
+    box, own = [0.0, 0.0, 40.0, 40.0], {"image_id": 1, "category_id": 0}
+    truth = own | {"bbox": [100.0, 100.0, 10.0, 10.0], "area": 90.0}
+    wrong = own | {"bbox": box, "segmentation": coco_mask.encode(np.asfortranarray(thin)), "score": 0.5}
+    ignored = {
+        areas: evaluate_coco([truth], [wrong], [1], 1, "bbox", areas).matches.ignored[:, 0, 0].tolist()
+        for areas in ((32.0**2, 96.0**2), (31.0**2, 96.0**2))
+    }
+    assert list(ignored.values()) == [[False, True, False, True], [False, False, True, True]]
+
+
 def test_the_tolerance_shows_a_mistake():
     seen = {"right": 0.0, "raw": 0.0}
     for seed in range(6):
         truths, detections, image_ids = data(seed, num_images=3, ties=False, crowds=False)
-        _, matches = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
+        _, matches, _ = evaluate_coco(truths, detections, image_ids, CLASSES, "bbox")
         for mistake in seen:
             missed = abs(average_precision(matches) - slow_ap(truths, detections, mistake))
             seen[mistake] = max(seen[mistake], missed)
@@ -266,7 +317,7 @@ def test_two_detections_by_hand():
         {"image_id": 1, "category_id": 0, "bbox": [0, 0, 50, 50], "score": 0.9},
         {"image_id": 2, "category_id": 0, "bbox": [0, 0, 50, 40], "score": 0.8},  # IoU .8: 7 of the 10 thresholds
     ]
-    metrics, matches = evaluate_coco(truths, detections, [1, 2], 1, "bbox")
+    metrics, matches, _ = evaluate_coco(truths, detections, [1, 2], 1, "bbox")
     assert metrics["AP"] == pytest.approx(0.35) and "AP_small" not in metrics and metrics["AR_100"] == 0.7
     assert average_precision(matches, np.array([0, 2])) == pytest.approx(0.7)
     assert average_precision(matches, np.array([3, 1])) == pytest.approx(0.7 / 4)
@@ -279,10 +330,10 @@ def test_two_detections_by_hand():
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_nothing_detected_and_nothing_to_detect(iou_type):
     truths, detections, image_ids = data(0, iou_type, num_images=12)
-    metrics, matches = evaluate_coco(truths, [], image_ids, CLASSES, iou_type)
+    metrics, matches, _ = evaluate_coco(truths, [], image_ids, CLASSES, iou_type)
     assert set(metrics) == set(METRICS) and set(metrics.values()) == {0.0}
     assert average_precision(matches) == average_recall(matches) == 0.0 and matches.matched.shape == (4, 10, 0)
-    metrics, matches = evaluate_coco([], detections, image_ids, CLASSES, iou_type)
+    metrics, matches, _ = evaluate_coco([], detections, image_ids, CLASSES, iou_type)
     assert metrics == {} and len(matches.score) > 0
     assert np.isnan(average_precision(matches)) and np.isnan(average_recall(matches))
     assert evaluate_coco([], [], image_ids, CLASSES, iou_type)[0] == {}
@@ -292,7 +343,7 @@ def test_area_of_a_mask_counts_not_that_of_its_box():
     box = [10.0, 10.0, 34.0, 34.0]  # medium; the ellipse in it is small
     truth = {"image_id": 0, "category_id": 0, "segmentation": box_mask(box), "area": 908.0}
     detection = {"image_id": 0, "category_id": 0, "segmentation": box_mask([90, 90, 34, 34]), "bbox": box, "score": 0.9}
-    metrics, _ = evaluate_coco([truth], [detection, truth | {"score": 0.5}], [0], 1, "segm")
+    metrics, _, _ = evaluate_coco([truth], [detection, truth | {"score": 0.5}], [0], 1, "segm")
     assert metrics["AP_small"] == pytest.approx(0.5)  # the false one has not been ignored as medium
 
 
