@@ -46,7 +46,8 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
             notes.append(f"Not every variant has the same number of seeds: {counts}.")
     notes.append(
         "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
-        "scoring is part of them and stands apart in brackets. Training: seconds of fine-tuning, mean over seeds."
+        "scoring is part of them and stands apart in brackets; those of linear layers leave out scoring and the "
+        "products of queries, keys and values. Training: seconds of fine-tuning, mean over seeds."
     )
     notes += _speed_notes(speeds, done) + _made_with(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)

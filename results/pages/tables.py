@@ -52,8 +52,8 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
     over_random = [f"over_random{part}_points" for part in ("", "_low", "_high")]
     costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]
-    if frame["macs_decoder_g"].notna().any():
-        costs.insert(costs.index("macs_dense_g"), "macs_decoder_g")
+    seldom = [column for column in ("macs_linear_g", "macs_decoder_g") if frame[column].notna().any()]
+    costs[costs.index("macs_dense_g") : costs.index("macs_dense_g")] = seldom
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance]
     return frame[[*_IDENTITY, *measured, *costs, *_SPEED, *_REST]]
@@ -139,6 +139,7 @@ def _columns(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
+        **({"linear layers, GMACs": lambda row: number(row.macs_linear_g)} if "macs_linear_g" in summary else {}),
         **({"decoder, GMACs": lambda row: number(row.macs_decoder_g)} if "macs_decoder_g" in summary else {}),
         "peak memory, MiB: inference / training": lambda row: _memory(row),
         "training, s": lambda row: number(row.train_s),

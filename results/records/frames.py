@@ -248,7 +248,7 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _macs(macs: dict[str, float]) -> dict[str, float]:
-    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "decoder", "dense")}
+    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "linear", "decoder", "dense")}
     return {"macs_g": _number(macs, "total")} | parts
 
 

@@ -30,6 +30,7 @@ def test_figures_follow_from_samples_and_macs(record):
         own = samples[row["variant"]]
         assert row["mac_ratio"] == pytest.approx(row["macs_g"]["dense"] / row["macs_g"]["total"])
         assert row["speedup_per_mac_ratio"] == pytest.approx(np.median(samples["none"] / own) / row["mac_ratio"])
+        assert row["macs_g"]["linear"] < row["macs_g"]["backbone"]
         if row["variant"] != "cropr@0.6":  # the only one on the schedule of random pruning
             assert row["ratio_to_random"] is None
         else:
@@ -45,6 +46,7 @@ def test_lines_say_what_a_reader_needs(record):
     rows = {line.split()[0]: line for line in text[2:] if line}
     cropr = next(row for row in record["variants"] if row["variant"] == "cropr@0.6")
     figures = (cropr["ratio"]["median"], cropr["ratio_to_random"]["median"], cropr["speedup_per_mac_ratio"])
+    figures = (cropr["macs_g"]["total"], cropr["macs_g"]["linear"], *figures)
     for text_of_figure in (f"{cropr['mac_ratio']:.2f}", *(f"{figure:.3f}" for figure in figures)):
         assert text_of_figure in rows["cropr@0.6"]
     assert any("unreachable, floor" in line for line in text)
