@@ -33,7 +33,7 @@ SETTINGS = "settings of the recipe"  # what the configuration file says of it, i
 WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool random_at_counts config",
+    "Study": "reducers budgets seeds task dataset data backbone pool masks random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
@@ -145,6 +145,7 @@ def study_options(
     pool: Annotated[
         str | None, typer.Option(help="What the classifier sees: token, avg, avg+prefix (default: the backbone's own).")
     ] = None,
+    masks: Annotated[bool, typer.Option(help="Detection with masks, or of boxes alone.")] = True,
     out: Annotated[
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,

@@ -86,6 +86,7 @@ class RunConfig:
     split: Literal["test", "val"] = "test"  # what is scored: "val" where something is chosen by it
     checkpoint_digest: str | None = None
     pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
+    masks: bool = True  # of objects; False: a detector of boxes alone
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -96,6 +97,11 @@ class RunConfig:
         return self.reducer if self.budget is None else f"{self.reducer}@{self.budget:g}"
 
     @property
+    def head(self) -> list[str]:
+        """What behind the encoder is not as it is by default."""
+        return [*filter(None, [self.pool]), *([] if self.masks else ["no masks"])]
+
+    @property
     def id(self) -> str:
         """Readable prefix and the hash of everything that was asked for; where data lie, what computes and who wanted a
         setting is not."""
@@ -103,7 +109,7 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        for key, default in (("split", "test"), ("pool", None)):
+        for key, default in (("split", "test"), ("pool", None), ("masks", True)):
             if content[key] == default:
                 content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -65,6 +65,7 @@ def plan(
     backbone: str,
     checkpoint: str | None,
     pool: str | None = None,
+    masks: bool = True,
     data_dir: str | None,
     device: str,
     quick: bool,
@@ -79,6 +80,7 @@ def plan(
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
         "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint, "pool": pool,
+        "masks": masks,
         "checkpoint_digest": digest(checkpoint) if checkpoint else None,
         "data_dir": data_dir, "device": device, "quick": quick, "backbone_recipe": recipes[1] if embedded else None,
     }  # fmt: skip
@@ -120,6 +122,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         "backbone": first.backbone,
         "checkpoint": first.checkpoint_digest,
         "pool": first.pool,
+        "masks": first.masks,
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
     }
@@ -127,7 +130,7 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
     if not (out / "study.json").exists():
         write_json(out / "study.json", identity)
         return
-    there = read(out / "study.json", StudyFile)
+    there = {"masks": True, **read(out / "study.json", StudyFile)}  # as in studies from before there was a choice
     if differing := [key for key in identity if there.get(key) != identity[key]]:
         key = differing[0]
         raise ValueError(
@@ -166,7 +169,7 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
 
     first = configs[0]
     names = sorted({reference().name, *(config.variant for config in configs)})
-    content = [names, first.backbone, first.device, first.quick, torch.__version__, *filter(None, [first.pool])]
+    content = [names, first.backbone, first.device, first.quick, torch.__version__, *first.head]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     return out / "speed" / f"{first.device}-{identity}"
 

@@ -46,6 +46,7 @@ class Options:
     data: str | None = None
     backbone: str | None = None
     pool: str | None = None  # None: the backbone's own
+    masks: bool = True
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -94,6 +95,8 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
         one_of("pool", options.pool, POOLS)
         if TASKS[study.task].dense:
             raise ValueError(f"--pool is of a classifier, and {study.task} has none")
+    if not (options.masks or TASKS[study.task].detector):
+        raise ValueError(f"--no-masks is of detection, and {study.task} has no masks of objects")
     one_of("training", options.train, ["none", "recipe"])
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")
@@ -107,6 +110,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     return plan(
         options.name, reducers, budgets[-1:] if options.quick else budgets, seeds,
         task=study.task, dataset=options.dataset, backbone=name, checkpoint=checkpoint, pool=options.pool,
+        masks=options.masks,
         data_dir=options.data and str(path_of(options.data)),
         device=device_of(options), quick=options.quick, train=options.train,
         recipe=recipe_of(options), own_way=way or protocol_of(options),

@@ -165,6 +165,7 @@ def _settings(vit: nn.Module) -> dict[str, Any]:
         "pool_include_prefix": getattr(vit, "pool_include_prefix", None),
         "dynamic_img_size": vit.dynamic_img_size,
         "detector": hasattr(vit.head, "detect"),
+        "masks": getattr(vit.head, "masks", True),
     }
 
 

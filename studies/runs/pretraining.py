@@ -45,7 +45,7 @@ def backbone_dir(config: RunConfig, out: Path) -> Path:
     assert config.backbone_recipe is not None
     content = [config.dataset, config.backbone, config.seed, asdict(config.backbone_recipe), config.quick]
     content += [] if config.task == "classification" else [config.task]
-    content += filter(None, [config.pool])
+    content += config.head
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return out / "backbones" / f"{config.backbone}-s{config.seed}-{digest}"
 

@@ -28,7 +28,7 @@ from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
-from studies.tasks import TASKS, load_task
+from studies.tasks import TASKS, declared, load_task
 from studies.training.distributed import World, check_shared, join
 from studies.training.trainer import Trainer
 
@@ -210,7 +210,7 @@ def _outcome(
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",
-        "metrics_declared": [metric._asdict() for metric in TASKS[config.task].metrics],
+        "metrics_declared": declared(config.task, final.metrics),
         "budget_reached": built.reached,
         "schedule": [behind - deployed.num_prefix_tokens for _, _, behind in deployed.token_counts()],
         "schedule_kind": built.kind,

@@ -72,8 +72,8 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`. Metrics: the twelve of COCO for boxes and for
-    masks (`box_ap`, `mask_ap50`, ...), as shares. Predictions hold the matches of each image (see
-    results/statistics/average_precision.py), with `box_` and `mask_` before their names.
+    masks (`box_ap`, `mask_ap50`, ...), of a detector of boxes alone those of boxes, as shares. Predictions hold the
+    matches of each image (see results/statistics/average_precision.py), with `box_` and `mask_` before their names.
 
     Raises ValueError where several processes share the items: AP is of all of them.
     """
@@ -98,7 +98,8 @@ def evaluate(
     metrics: dict[str, float] = {}
     item, cluster = torch.cat(items).numpy(), torch.cat(clusters).numpy()
     arrays: dict[str, np.ndarray] = {"item": item, "cluster": cluster}
-    for name, kind in KINDS.items():
+    kinds = KINDS if model.vit.head.masks else {"box": KINDS["box"]}
+    for name, kind in kinds.items():
         numbers, matches = evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind)
         metrics |= {f"{name}_{key.lower()}": value for key, value in numbers.items()}
         arrays |= matches.to_arrays(f"{name}_")
@@ -118,15 +119,15 @@ def _truths(item: int, target: dict[str, Tensor], begun: int) -> list[dict[str, 
 
 
 def _found(item: int, one: Detections) -> list[dict[str, Any]]:
-    masks = one.masks.cpu().numpy().astype(np.uint8)
-    rows = zip(one.boxes.tolist(), one.classes.tolist(), one.scores.tolist(), masks, strict=True)
-    return [
-        {
-            "image_id": item, "category_id": category, "bbox": _as_coco(box), "score": score,
-            "segmentation": rle.encode(np.asfortranarray(mask)),
-        }
-        for box, category, score, mask in rows
-    ]  # fmt: skip
+    rows = zip(one.boxes.tolist(), one.classes.tolist(), one.scores.tolist(), strict=True)
+    found = [
+        {"image_id": item, "category_id": category, "bbox": _as_coco(box), "score": score}
+        for box, category, score in rows
+    ]
+    if one.masks is not None:
+        for detection, mask in zip(found, one.masks.cpu().numpy().astype(np.uint8), strict=True):
+            detection["segmentation"] = rle.encode(np.asfortranarray(mask))
+    return found
 
 
 def _as_coco(box: list[float]) -> list[float]:

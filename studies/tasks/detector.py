@@ -39,7 +39,7 @@ class Detections(NamedTuple):
     boxes: Tensor  # [n, 4] x0 y0 x1 y1 in pixels
     classes: Tensor  # [n] 0..C-1
     scores: Tensor  # [n] 0..1
-    masks: Tensor  # [n, H, W] bool
+    masks: Tensor | None  # [n, H, W] bool; None from a detector of boxes alone
 
 
 class Features(NamedTuple):
@@ -82,10 +82,12 @@ class SimplePyramid(nn.Module):
 
 class DetectionHead(nn.Module):
     """Takes the place of a ViT's classifier. Tokens pass through it as they are; `read` makes of their map what is
-    trained, and `detect` what is found. So the model as it is called, counted and timed is the encoder."""
+    trained, and `detect` what is found. So the model as it is called, counted and timed is the encoder. Without
+    `masks` it is Faster R-CNN, of boxes alone."""
 
-    def __init__(self, embed_dim: int, num_classes: int, patch_size: int):
+    def __init__(self, embed_dim: int, num_classes: int, patch_size: int, masks: bool = True):
         super().__init__()
+        self.masks = masks
         small = patch_size < SMALL_PATCH
         scales, channels = ((2.0, 1.0, 0.5), 64) if small else ((4.0, 2.0, 1.0, 0.5), 256)
         hidden, proposals, sampled, most = (128, 64, 32, 10) if small else (1024, 1000, 512, 100)
@@ -107,9 +109,11 @@ class DetectionHead(nn.Module):
             FastRCNNPredictor(hidden, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=sampled, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=most,
-            mask_roi_pool=MultiScaleRoIAlign(names, 14, 2),
-            mask_head=MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
-            mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
+            **({
+                "mask_roi_pool": MultiScaleRoIAlign(names, 14, 2),
+                "mask_head": MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
+                "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+            } if masks else {}),
         )  # fmt: skip
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ class DetectionHead(nn.Module):
         proposals, _ = self.rpn(images, features)
         found, _ = self.roi_heads(features, proposals, images.image_sizes)
         return [
-            Detections(one["boxes"], one["labels"] - 1, one["scores"], self._pasted(one, size))
+            Detections(one["boxes"], one["labels"] - 1, one["scores"], self._pasted(one, size) if self.masks else None)
             for one, size in zip(found, images.image_sizes, strict=True)
         ]
 
@@ -155,9 +159,9 @@ class DetectionHead(nn.Module):
         return ImageList(maps.new_empty(1).expand(len(maps), 3, height, width), [(height, width)] * len(maps))
 
 
-def attach(vit: nn.Module, num_classes: int) -> nn.Module:
+def attach(vit: nn.Module, num_classes: int, masks: bool = True) -> nn.Module:
     """`vit` with a detector in the place of its classifier, drawn from the global generator."""
     vit.reset_classifier(0)
     vit.num_classes = num_classes
-    vit.head = DetectionHead(vit.embed_dim, num_classes, vit.patch_embed.patch_size[0])
+    vit.head = DetectionHead(vit.embed_dim, num_classes, vit.patch_embed.patch_size[0], masks)
     return vit
