@@ -347,7 +347,7 @@ def bench(
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,
     task: Annotated[
-        str, typer.Option(help="classification; segmentation: with its decoder; detection: the encoder.")
+        str, typer.Option(help="classification; segmentation: with its decoder; detection: encoder, and whole.")
     ] = "classification",
     as_json: JsonOption = False,
 ) -> None:

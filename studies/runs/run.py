@@ -19,6 +19,7 @@ from results.records.store import write_bytes, write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
+from studies.measure.detector import detector_costs
 from studies.measure.flops import check_macs
 from studies.models.deploy import save
 from studies.models.methods import facts, parse_one
@@ -229,5 +230,6 @@ def _outcome(
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
         "train_seconds": history[-1]["train_seconds"] if history else 0.0,
         **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
+        **({"detector": detector_costs(deployed)} if TASKS[config.task].detector else {}),
         **({"curriculum": curriculum.record()} if curriculum is not None else {}),
     }

@@ -7,9 +7,11 @@ import pytest
 from command_line import study
 from safetensors.torch import save_file
 
+from results.pages.tables import number
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
-from studies.commands.bench import lines
+from studies.commands.bench import Bench, lines, run
+from studies.commands.records import write_report
 from studies.measure.bench import bench, variants_of
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse
@@ -98,6 +100,27 @@ def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
         assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
     table = (tmp_path / "report" / "table.md").read_text()
     assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table
+
+
+def test_detectors_are_timed_whole_and_reported(tmp_path):
+    options = Bench("scenes_vit", "cropr", "0.6", "1", None, 2, "float32", "cpu", False, tmp_path, task="detection")
+    (record,) = run(options, [].append)
+    assert run(options, [].append) == [record]  # read again
+    dense, cropr = record["variants"]
+    assert dense["detector"] == cropr["detector"] and cropr["detector"]["num_proposals"] == 64
+    assert cropr["whole"]["num_proposals"] == 64 and cropr["whole"]["num_detections"] == 10
+    text = "\n".join(lines([record]))
+    figures = (f"{cropr['whole']['images_per_s']['median']:.2f}", f"{cropr['whole']['ratio']['median']:.3f}",
+               f"{cropr['detector']['heads_macs_g']:.3f}", "64 proposals and 10 detections of an image, fixed")  # fmt: skip
+    assert all(figure in text for figure in figures), text
+    paths = write_report([tmp_path], False)
+    table = (tmp_path / "report" / "table.md").read_text()
+    columns = ("linear layers, GMACs", "pyramid / heads, GMACs (proposals)", "whole model, images/s",
+               "whole model, × dense")  # fmt: skip
+    assert paths and all(column in table for column in columns)
+    pyramid, heads = (number(cropr["detector"][f"{part}_macs_g"]) for part in ("pyramid", "heads"))
+    assert f"{pyramid} / {heads} (64)" in table and number(cropr["whole"]["ratio"]["median"]) in table
+    assert "fixed regions, as weights are random: 64 proposals and 10 detections of an image" in table
 
 
 def test_a_checkpoint_is_timed(tmp_path):
