@@ -128,7 +128,9 @@ def terminal(summary: pd.DataFrame, notes: Sequence[str], title: str) -> Group:
 
 _DETECTOR: dict[str, Cell] = {
     "pyramid / heads, GMACs (proposals)": lambda row: (
-        f"{number(row.macs_pyramid_g)} / {number(row.macs_heads_g)} ({row.num_proposals:,.0f})"
+        NOTHING
+        if pd.isna(row.macs_pyramid_g)
+        else f"{number(row.macs_pyramid_g)} / {number(row.macs_heads_g)} ({row.num_proposals:,.0f})"
     ),
 }
 _WHOLE_MODEL: dict[str, Cell] = {

@@ -231,10 +231,13 @@ def test_from_the_command_to_the_report(tmp_path):
     assert len(records) == 2
     for record in records.values():
         assert {"box_ap", "mask_ap", "box_ap50", "box_ar_100"} <= set(record["metrics"]["final"])
-        assert record["macs_g"].get("decoder", 0) == 0
+        assert record["macs_g"].get("decoder", 0) == 0 and record["detector"]["num_proposals"] == 64
     folder, record = next(iter(records.items()))
     scores = json.loads(study("evaluate", folder / "model").stdout)
     assert scores["box_ap"] == record["metrics"]["final"]["box_ap"] and scores["num_items"] == record["num_items"]
+    (timing,) = (json.loads(path.read_text()) for path in out.glob("speed/*/result.json"))
+    assert timing["whole"]["num_images"] == 5 and not timing["whole"]["fixed_regions"]
+    assert all(0 < row["whole"]["num_proposals"] <= 64 for row in timing["variants"])
     assert "box AP, %" in (out / "report" / "table.md").read_text()
     again = study(*command)
     assert again.returncode == 0 and {p: json.loads((p / "result.json").read_text()) for p in records} == records
