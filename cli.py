@@ -33,7 +33,8 @@ SETTINGS = "settings of the recipe"  # what the configuration file says of it, i
 WATCH_S = 5.0
 # Of the options that several commands share; what is in none stands under "Options".
 PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool window ignore img_size random_at_counts config",
+    "Study": "reducers budgets seeds task dataset data backbone pool window masks "
+    "ignore img_size random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
     "Where it runs": "launcher out device jobs dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
@@ -157,6 +158,7 @@ def study_options(
         int | None, typer.Option(min=1, help="Side of the images of coco in pixels (default: 1024).")
     ] = None,
     window: WindowOption = None,
+    masks: Annotated[bool, typer.Option(help="Detection with masks, or of boxes alone.")] = True,
     out: Annotated[
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,
@@ -358,7 +360,7 @@ def bench(
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,
     task: Annotated[
-        str, typer.Option(help="classification; segmentation: with its decoder; detection: the encoder.")
+        str, typer.Option(help="classification; segmentation: with its decoder; detection: encoder, and whole.")
     ] = "classification",
     window: WindowOption = None,
     as_json: JsonOption = False,

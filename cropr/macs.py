@@ -23,10 +23,12 @@ __all__ = ["Macs", "count", "dense_macs", "planned_macs"]
 @dataclass(frozen=True)
 class Macs:
     """MACs per image: the blocks, embedding and head of the backbone; scoring or matching, and the decoder of a dense
-    model, which stands in the place of the head, apart."""
+    model, which stands in the place of the head, apart. `linear`: what of backbone and decoder linear layers and the
+    patch embedding take, without the products of queries, keys and values; some papers count nothing else."""
 
     backbone: int
     scoring: int
+    linear: int
     decoder: int = 0
 
     @property
@@ -36,7 +38,7 @@ class Macs:
     def record(self, dense: int) -> dict[str, float]:
         """In units of 1e9, beside the `dense` model's. A decoder is named only where there is one."""
         parts = {"total": self.total, "backbone": self.backbone, "scoring": self.scoring, "dense": dense}
-        parts |= {"decoder": self.decoder} if self.decoder else {}
+        parts |= {"linear": self.linear} | ({"decoder": self.decoder} if self.decoder else {})
         return {name: macs / 1e9 for name, macs in parts.items()}
 
 
@@ -65,32 +67,36 @@ def planned_macs(
     prefix, scoring, num_patches = vit.num_prefix_tokens, 0, grid_size[0] * grid_size[1]
     windows, everywhere, full = windows_of(vit), global_blocks(vit), True
     counts = token_counts(reducers, len(vit.blocks), num_patches, prefix, llf=llf)
-    backbone = num_patches * vit.patch_embed.proj.weight.numel()
+    linear, products = num_patches * vit.patch_embed.proj.weight.numel(), 0
     for i, (block, (attended, in_mlp, _)) in enumerate(zip(vit.blocks, counts, strict=True)):
         num, each = 1, attended
         if windows is not None and full and i not in everywhere:
             layout = windows.layout(grid_size)
             num, each = layout.num_windows, prefix + layout.num_cells
-        backbone += num * (each * linear_weights(block.attn) + 2 * each**2 * attention_width(block.attn))
-        backbone += in_mlp * linear_weights(block.mlp)
+        linear += num * each * linear_weights(block.attn) + in_mlp * linear_weights(block.mlp)
+        products += num * 2 * each**2 * attention_width(block.attn)
         if i in reducers:
             full = full and reducers[i].idle(attended - prefix, prefix)
             scoring += reducers[i].macs(attended - prefix, prefix, vit.embed_dim)
     if decoder:
         own = getattr(vit.head, "macs", None)  # of a head that is no layer of every patch
-        return Macs(backbone, scoring, num_patches * linear_weights(vit.head) if own is None else own(num_patches))
-    return Macs(backbone + head_macs(vit, counts[-1][2]), scoring)
+        decoding = num_patches * linear_weights(vit.head) if own is None else own(num_patches)
+        return Macs(linear + products, scoring, linear + decoding, decoding)
+    head_linear, head_products = head_macs(vit, counts[-1][2])
+    linear, products = linear + head_linear, products + head_products
+    return Macs(linear + products, scoring, linear)
 
 
-def head_macs(vit: nn.Module, num_tokens: int) -> int:
-    """Pooling and classifier; `num_tokens` reach it."""
-    macs = linear_weights(vit.head) + linear_weights(getattr(vit, "head_dist", None))
+def head_macs(vit: nn.Module, num_tokens: int) -> tuple[int, int]:
+    """Pooling and classifier; `num_tokens` reach it. Linear layers, and the products of attention pooling."""
+    linear, products = linear_weights(vit.head) + linear_weights(getattr(vit, "head_dist", None)), 0
     pool = vit.attn_pool
     if pool is not None:
         seen = num_tokens if getattr(vit, "pool_include_prefix", True) else num_tokens - vit.num_prefix_tokens
-        macs += seen * pool.kv.weight.numel() + 2 * seen * pool.latent_len * pool.kv.out_features // 2
-        macs += pool.latent_len * sum(linear_weights(part) for part in (pool.q, pool.proj, pool.mlp))
-    return macs
+        products = seen * pool.latent_len * pool.kv.out_features
+        linear += seen * pool.kv.weight.numel()
+        linear += pool.latent_len * sum(linear_weights(part) for part in (pool.q, pool.proj, pool.mlp))
+    return linear, products
 
 
 def linear_weights(module: nn.Module | None) -> int:

@@ -18,7 +18,7 @@ __all__ = ["CHOICES", "Recipe", "RunConfig", "read_config", "replace_key", "sett
 
 
 # What a user may choose of data and models, and what it is otherwise: then it is no part of a run's id.
-CHOICES: dict[str, Any] = {"pool": None, "ignore": None, "img_size": None, "window": None}
+CHOICES: dict[str, Any] = {"pool": None, "ignore": None, "img_size": None, "window": None, "masks": True}
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class RunConfig:
     ignore: int | None = None  # pixel value of masks that counts nowhere; None: the data set's own
     img_size: int | None = None  # px of images, where the data set asks; None: its own
     window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: over the whole grid
+    masks: bool = True  # of objects; False: a detector of boxes alone
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None

@@ -57,8 +57,9 @@ def object_maps(
     objects = _map("objects", pixels, target["boxes"], target["masks"], target["labels"] - 1, fates, classes)
     own = [FOUND if right else GONE for right in became.right]
     shown = became.shown
+    masks = None if detections.masks is None else detections.masks[shown]
     found = _map(
-        f"found, score ≥ {MIN_SCORE:g}", pixels, detections.boxes[shown], detections.masks[shown],
+        f"found, score ≥ {MIN_SCORE:g}", pixels, detections.boxes[shown], masks,
         detections.classes[shown], own, classes,
     )  # fmt: skip
     dashed = tuple(box._replace(dashed=box.colour == GONE) for box in objects.boxes)
@@ -69,14 +70,15 @@ def _map(
     title: str,
     pixels: np.ndarray,
     boxes: Tensor,
-    masks: Tensor,
+    masks: Tensor | None,
     labels: Tensor,
     colours: Sequence[str],
     classes: Sequence[str],
 ) -> Map:
     picture = pixels.copy()
-    for mask, colour in zip(masks.to(torch.bool).numpy(), colours, strict=True):
-        picture[mask] = (1 - TINT) * picture[mask] + TINT * _rgb(colour)
+    if masks is not None:
+        for mask, colour in zip(masks.to(torch.bool).numpy(), colours, strict=True):
+            picture[mask] = (1 - TINT) * picture[mask] + TINT * _rgb(colour)
     corners = boxes.tolist()
     named = [classes[label] for label in labels.tolist()]
     frames = (Box((x0, y0), (x1, y1), *what) for (x0, y0, x1, y1), *what in zip(corners, colours, named, strict=True))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cropr.method import Method
 from results.records.schema import SCHEMA, read
@@ -20,6 +20,10 @@ from studies.config import CHOICES, Recipe, RunConfig, read_config
 from studies.models.checkpoints import digest
 from studies.models.methods import parse_one, reference
 from studies.tasks import TASKS
+
+if TYPE_CHECKING:
+    from studies.data import Data
+    from studies.measure.detector import Whole
 
 __all__ = [
     "Trained", "Unwritable", "check_identity", "own_way", "plan", "time_variants", "timed_together", "timing_dir",
@@ -174,6 +178,18 @@ def timing_dir(configs: list[RunConfig], out: Path) -> Path:
     return out / "speed" / f"{first.device}-{identity}"
 
 
+def whole_models(configs: list[RunConfig], out: Path, data: Data, num_images: int) -> Whole | None:
+    """The trained detector of each variant that has one, and test images; None without a dense one to compare with."""
+    from studies.measure.detector import Whole
+    from studies.models.deploy import load
+
+    paths = {config.variant: out / "runs" / config.id / "model" for config in configs}
+    models: Any = {name: load(path) for name, path in paths.items() if path.with_suffix(".json").exists()}
+    if reference().name not in models:
+        return None
+    return Whole(models, data.test_items(range(min(num_images, data.num_test))).images, fixed=False)
+
+
 def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], Claim] = Claim) -> None:
     """Time every variant of `configs` beside the dense model, all in this process, and record it. For all variants of
     the study give it what `timed_together` finds.
@@ -202,7 +218,9 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
         options = options_of(first, data.image_size)
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **options)
         batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
-        timing = bench(vit, variants, batch_size=batch, device=first.device, rounds=5 if first.quick else 30)
+        rounds = 5 if first.quick else 30
+        whole = whole_models(configs, out, data, rounds) if TASKS[first.task].detector else None
+        timing = bench(vit, variants, whole, batch_size=batch, device=first.device, rounds=rounds)
         common = {
             "schema": SCHEMA,
             "id": folder.name,

@@ -46,8 +46,15 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
             notes.append(f"Not every variant has the same number of seeds: {counts}.")
     notes.append(
         "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
-        "scoring is part of them and stands apart in brackets. Training: seconds of fine-tuning, mean over seeds."
+        "scoring is part of them and stands apart in brackets; those of linear layers leave out scoring and the "
+        "products of queries, keys and values. Training: seconds of fine-tuning, mean over seeds."
     )
+    behind = variants[variants["macs_pyramid_g"].notna()]
+    if len(behind):
+        notes.append(
+            "Pyramid and heads stand behind the encoder and in no budget, the same for all methods; heads at most, of "
+            f"{_range(behind['num_proposals'])} proposals and {_range(behind['num_detections'])} detections an image."
+        )
     notes += _speed_notes(speeds, done) + _made_with(runs) + _object_notes(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
 
@@ -120,7 +127,7 @@ def _speed_notes(speeds: pd.DataFrame, done: pd.DataFrame) -> list[str]:
         if rows["ratio_only"].any():
             lacked = ", ".join(rows.loc[rows["ratio_only"], "variant"])
             what = f"shown only as ratio to its own dense model, of what the other timing lacks: {lacked}"
-        notes.append(f"{study}: speed {timing}: {what}; {setting}.")
+        notes.append(f"{study}: speed {timing}: {what}; {setting}{_about_whole(rows)}.")
         if first["load_of_others"] > _NOISY:
             load = f"other processes kept {first['load_of_others']:.2g} cores busy meanwhile"
             notes.append(f"{study}: speed {timing} is noisy: {load}.")
@@ -132,6 +139,19 @@ def _speed_notes(speeds: pd.DataFrame, done: pd.DataFrame) -> list[str]:
             own = " (a method of one's own is timed where it is given again)" if "#" in "".join(untimed) else ""
             notes.append(f"{study}: no speed, as the timing shown lacks them: {', '.join(untimed)}{own}.")
     return notes + _clock_notes(speeds)
+
+
+def _about_whole(rows: pd.DataFrame) -> str:
+    """How whole detectors were timed beside the encoders of a timing."""
+    timed = rows[rows["whole_images_per_s_median"].notna()]
+    if timed.empty:
+        return ""
+    regions = " and ".join(f"{_range(timed[f'whole_num_{what}'])} {what}" for what in ("proposals", "detections"))
+    on = "fixed regions, as weights are random" if timed["whole_fixed"].iat[0] else "what the trained models find"
+    return (
+        f"; whole model: with pyramid, heads and what follows, batch 1, on {timed['whole_num_images'].iat[0]:.0f} "
+        f"images, {on}: {regions} of an image"
+    )
 
 
 def _clock_notes(speeds: pd.DataFrame) -> list[str]:

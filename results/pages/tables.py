@@ -22,6 +22,7 @@ _SPEED = [
     "images_per_s_median", "images_per_s_p5", "images_per_s_p95", "ratio_to_dense_median", "ratio_to_dense_p5",
     "ratio_to_dense_p95", "latency_ms_median", "latency_ms_p5", "latency_ms_p95", "peak_memory_mib",
 ]  # fmt: skip
+_WHOLE = [f"{key}_{part}" for key in ("whole_images_per_s", "ratio_to_dense_whole") for part in ("median", "p5", "p95")]
 _IDENTITY = [
     "study", "curve", "variant", "reducer", "role", "label", "status", "budget_asked", "budget_reached", "floor",
     "schedule_kind", "seeds", "num_items", "clusters",
@@ -51,19 +52,22 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     frame = frame.rename(columns=shares)
     frame[list(shares.values())] *= 100
     frame["macs_percent_of_dense"] = 100 * frame["macs_g"] / frame["macs_dense_g"]
-    shown = pd.DataFrame(columns=["study", "variant", *_SPEED])
+    whole = len(speeds) > 0 and speeds["whole_images_per_s_median"].notna().any()
+    speed = [*_SPEED, *(_WHOLE if whole else [])]
+    shown = pd.DataFrame(columns=["study", "variant", *speed])
     if len(speeds):
         shown = speeds[speeds["shown"]].copy()
-        shown.loc[shown["ratio_only"], [column for column in _SPEED if not column.startswith("ratio")]] = float("nan")
-    frame = frame.merge(shown[["study", "variant", *_SPEED]], on=["study", "variant"], how="left")
+        shown.loc[shown["ratio_only"], [column for column in speed if not column.startswith("ratio")]] = float("nan")
+    frame = frame.merge(shown[["study", "variant", *speed]], on=["study", "variant"], how="left")
     differences = [f"difference{part}_points" for part in ("", "_low", "_high")]
     over_random = [f"over_random{part}_points" for part in ("", "_low", "_high")]
     costs = ["macs_g", "macs_percent_of_dense", "macs_backbone_g", "macs_scoring_g", "macs_dense_g", "params_m"]
-    if frame["macs_decoder_g"].notna().any():
-        costs.insert(costs.index("macs_dense_g"), "macs_decoder_g")
+    seldom = [column for column in ("macs_linear_g", "macs_decoder_g", "macs_pyramid_g") if frame[column].notna().any()]
+    seldom += ["macs_heads_g", "num_proposals", "num_detections"] if "macs_pyramid_g" in seldom else []
+    costs[costs.index("macs_dense_g") : costs.index("macs_dense_g")] = seldom
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance]
-    return frame[[*_IDENTITY, *measured, *costs, *_SPEED, *_REST]]
+    return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 
 
 def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str, box: str = "") -> str:
@@ -123,6 +127,19 @@ def _terminal_table(summary: pd.DataFrame, columns: dict[str, Cell], title: str)
     return table
 
 
+_DETECTOR: dict[str, Cell] = {
+    "pyramid / heads, GMACs (proposals)": lambda row: (
+        NOTHING
+        if pd.isna(row.macs_pyramid_g)
+        else f"{number(row.macs_pyramid_g)} / {number(row.macs_heads_g)} ({row.num_proposals:,.0f})"
+    ),
+}
+_WHOLE_MODEL: dict[str, Cell] = {
+    "whole model, images/s": lambda row: _spread(row, "whole_images_per_s"),
+    "whole model, × dense": lambda row: _spread(row, "ratio_to_dense_whole"),
+}
+
+
 def scores_of(summary: pd.DataFrame) -> dict[str, Cell]:
     """The columns that differ from metric to metric, and what rows are told by."""
     return {name: cell for name, cell in columns_of(summary).items() if name not in _COSTS}
@@ -146,7 +163,10 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
+        **({"linear layers, GMACs": lambda row: number(row.macs_linear_g)} if "macs_linear_g" in summary else {}),
         **({"decoder, GMACs": lambda row: number(row.macs_decoder_g)} if "macs_decoder_g" in summary else {}),
+        **(_DETECTOR if "macs_pyramid_g" in summary else {}),
+        **(_WHOLE_MODEL if "whole_images_per_s_median" in summary else {}),
         "peak memory, MiB: inference / training": lambda row: _memory(row),
         "training, s": lambda row: number(row.train_s),
         "objective": lambda row: NOTHING if pd.isna(row.objective) else str(row.objective),

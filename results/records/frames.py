@@ -91,6 +91,8 @@ def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
             identity = {"study": timed_name(study, name, record), "directory": name, "timing": timing}
             common = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
             common["setting"] = ", ".join(str(record.get(key)) for key in _CLOCK)
+            common["whole_num_images"] = _number(record.get("whole") or {}, "num_images")
+            common["whole_fixed"] = bool((record.get("whole") or {}).get("fixed_regions"))
             common["load_of_others"] = _number(record, "load_of_others")
             rows += [common | _timed_row(variant) for variant in record["variants"]]
     if not rows:
@@ -162,6 +164,7 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any], shown:
         **{f"mask_{what}": (record.get("masked") or {}).get(what) for what in ("asked", "kept")},
         "train_loss": _settled(_train_loss(study, run, record), record),
         **_macs(record.get("macs_g") or {}),
+        **_behind(record.get("detector") or {}),
         "train_peak_memory_mib": _number(record, "peak_memory_mib"),
         "train_s": _number(record, "train_seconds"),
         "data_fingerprint": provenance.get("data_fingerprint", "unknown"),
@@ -244,16 +247,22 @@ def _untrained_rows(study: Records, name: str, metric: str | None) -> list[dict[
 
 
 def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
+    whole = variant.get("whole") or {}
     spread = {
-        f"{column}_{statistic}": _number(variant.get(key) or {}, statistic)
-        for key, column in (("images_per_s", "images_per_s"), ("ratio", "ratio_to_dense"), ("latency_ms", "latency_ms"))
+        f"{column}_{statistic}": _number(measured.get(key) or {}, statistic)
+        for measured, key, column in (
+            (variant, "images_per_s", "images_per_s"), (variant, "ratio", "ratio_to_dense"),
+            (variant, "latency_ms", "latency_ms"), (whole, "images_per_s", "whole_images_per_s"),
+            (whole, "ratio", "ratio_to_dense_whole"),
+        )
         for statistic in ("median", "p5", "p95")
-    }
+    }  # fmt: skip
     return {
         "variant": variant["variant"],
         "role": _role(variant),
         "label": variant.get("label", variant["variant"]),
         **spread,
+        **{f"whole_{key}": _number(whole, key) for key in ("num_proposals", "num_detections")},
         "peak_memory_mib": _number(variant, "peak_memory_mib"),
         "macs_g": _number(variant.get("macs_g") or {}, "total"),
         "flags": "; ".join(variant.get("flags", [])),
@@ -261,8 +270,14 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _macs(macs: dict[str, float]) -> dict[str, float]:
-    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "decoder", "dense")}
+    parts = {f"macs_{key}_g": _number(macs, key) for key in ("backbone", "scoring", "linear", "decoder", "dense")}
     return {"macs_g": _number(macs, "total")} | parts
+
+
+def _behind(detector: dict[str, float]) -> dict[str, float]:
+    """What stands behind the encoder of a detector."""
+    parts = {f"macs_{part}_g": _number(detector, f"{part}_macs_g") for part in ("pyramid", "heads")}
+    return parts | {key: _number(detector, key) for key in ("num_proposals", "num_detections")}
 
 
 def _options(record: dict[str, Any]) -> str:

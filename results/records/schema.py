@@ -70,6 +70,15 @@ class Coverage(TypedDict):
     missed_without_token: list[int]
 
 
+class Detector(TypedDict):
+    """What stands behind the encoder of a detector: its cost, and of how many regions of an image."""
+
+    pyramid_macs_g: float
+    heads_macs_g: float
+    num_proposals: int
+    num_detections: int
+
+
 class Run(TypedDict):
     """What every run says of itself."""
 
@@ -109,6 +118,7 @@ class Run(TypedDict):
     coverage: NotRequired[Coverage]
     tied_at_cut: NotRequired[list[float] | None]
     masked: NotRequired[Masked | None]
+    detector: NotRequired[Detector]
     validation: NotRequired[list[dict[str, Any]] | None]
     train_loss: NotRequired[list[float] | None]
     settles: NotRequired[float | None]
@@ -130,6 +140,15 @@ class Finished(Run):
     macs_g: Numbers
 
 
+class TimedWhole(TypedDict):
+    """The whole detector of a variant; regions are means over its images."""
+
+    images_per_s: Numbers
+    ratio: Numbers
+    num_proposals: NotRequired[float]
+    num_detections: NotRequired[float]
+
+
 class Timed(TypedDict):
     """A variant of a timing."""
 
@@ -144,6 +163,15 @@ class Timed(TypedDict):
     peak_memory_mib: NotRequired[float | None]
     tokens_per_block: NotRequired[list[int] | None]
     flags: NotRequired[list[str]]
+    detector: NotRequired[Detector]
+    whole: NotRequired[TimedWhole | None]
+
+
+class WholeSetting(TypedDict):
+    """How whole detectors were timed."""
+
+    num_images: int
+    fixed_regions: bool
 
 
 class Timing(TypedDict):
@@ -153,6 +181,7 @@ class Timing(TypedDict):
     variants: list[Timed]
     provenance: NotRequired[Provenance]
     load_of_others: NotRequired[float | None]
+    whole: NotRequired[WholeSetting]
 
 
 class BackboneResult(TypedDict):

@@ -22,7 +22,8 @@ _VARIANT = [*_CURVE, "variant", "status"]
 _FLAGGED = ["commit", "dirty", "python", "device", "device_name", "dtype", "evaluator"]  # and every package
 _MEAN = [
     "budget_reached", "floor", "metric", "metric_before", "metric_lowest", "metric_best", "metric_last",
-    "metric_masked", "macs_g", "macs_backbone_g", "macs_scoring_g", "macs_decoder_g", "macs_dense_g", "params_m",
+    "metric_masked", "macs_g", "macs_backbone_g", "macs_scoring_g", "macs_linear_g", "macs_decoder_g", "macs_dense_g",
+    "macs_pyramid_g", "macs_heads_g", "num_proposals", "num_detections", "params_m",
     "num_items", "train_peak_memory_mib", "train_s",
 ]  # fmt: skip
 _FIRST = [

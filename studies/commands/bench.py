@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cropr.nearest import one_of
 from results.records.schema import SCHEMA, Study, read
@@ -19,14 +19,17 @@ from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from studies.measure.bench import Candidates
+    from studies.measure.detector import Whole
 
 __all__ = ["Bench", "lines", "run"]
 
 STUDY = {"study": "bench", "dataset": "no data"}
+COCO_CLASSES = 80  # of detectors, as they have no other data here
 HEADER = [
-    "variant", "GMACs", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup", "speedup / MAC ratio",
-    "x random on the same schedule",
+    "variant", "GMACs", "of linear layers", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup",
+    "speedup / MAC ratio", "x random on the same schedule",
 ]  # fmt: skip
+WHOLE = ["whole images/s", "whole speedup"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
     one_of("task", options.task, TASKS)
-    dense, classes = TASKS[options.task].dense, options.num_classes
+    dense, detector = TASKS[options.task].dense, TASKS[options.task].detector
+    classes = options.num_classes or (COCO_CLASSES if detector else None)
     variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
     name, checkpoint = backbone_of(options.backbone)
     patch = describe(name)["patch_size"]
@@ -74,7 +78,7 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
             num_classes=classes,
             pretrained=False,
             checkpoint=checkpoint,
-            detector=TASKS[options.task].detector,
+            detector=detector,
             window=options.window,
         )
         for size in sizes
@@ -105,6 +109,7 @@ def _record(
         timing = time_candidates(
             found, batch_size=batch_size, device=device, dtype=options.dtype, compile=options.compiled,
             rounds=options.rounds, progress=lambda text: progress(f"{setting}: {text}"),
+            whole=_whole(found) if TASKS[options.task].detector else None,
         )  # fmt: skip
         identity = {"schema": SCHEMA, "status": "done", "quick": False, **_study(options)}
         origin = provenance(device, dtype=options.dtype, seeds={}, fingerprint="none", started=started)
@@ -112,6 +117,15 @@ def _record(
         if folder is not None:
             write_json(folder / "result.json", record)
     return record
+
+
+def _whole(found: Candidates) -> Whole:
+    """Detectors with random weights, on one image."""
+    import torch
+
+    from studies.measure.detector import Whole
+
+    return Whole(cast(Any, found.models), torch.randn(1, 3, found.img_size, found.img_size), fixed=True)
 
 
 def _study(options: Bench) -> dict[str, Any]:
@@ -144,6 +158,7 @@ def _name(options: Bench, found: Candidates, device: str, batch_size: int) -> st
 
     content = [options.backbone, sorted(found.models), options.dtype, options.compiled, options.rounds]
     content += [] if options.task == "classification" else [options.task]
+    content += ["whole"] if TASKS[options.task].detector else []
     content += filter(None, [options.window])
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
     return f"{device}-{found.img_size}px-b{batch_size}-{digest}"
@@ -158,8 +173,11 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
             f"{record['backbone']}, {record['img_size']} px, batch {record['batch_size']}, {arithmetic}, "
             f"{record['device_name']}{threads}, {record['rounds']} interleaved rounds; median [5th, 95th percentile]"
         )
-        table = [HEADER, *(_cells(row) for row in record["variants"])]
-        widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+        whole = "whole" in record
+        if whole:
+            yield from _about_whole(record)
+        table = [HEADER + WHOLE * whole, *(_cells(row, whole) for row in record["variants"])]
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         for row in table:
             cells = [
                 text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
@@ -170,13 +188,30 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
         yield ""
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    per_ratio = row["speedup_per_mac_ratio"]
+def _about_whole(record: dict[str, Any]) -> Iterator[str]:
+    """What stands behind the encoder, and how the whole was timed."""
+    behind = record["variants"][0]["detector"]
+    regions = f"{behind['num_proposals']:,} proposals and {behind['num_detections']} detections"
+    yield (
+        f"of the encoder; behind it pyramid {behind['pyramid_macs_g']:.3f} and heads {behind['heads_macs_g']:.3f} "
+        f"GMACs, for {regions}"
+    )
+    yield f"whole: with pyramid, heads and what follows, batch 1, {regions} of an image, fixed as weights are random"
+
+
+def _cells(row: dict[str, Any], whole: bool) -> list[str]:
+    macs, of_whole = row["macs_g"], row.get("whole") or {}
+    figures = [_spread(of_whole.get("images_per_s"), 2), _spread(of_whole.get("ratio"), 3)]
     return [
-        row["variant"], f"{row['macs_g']['total']:.3f}", f"{row['mac_ratio']:.2f}", _spread(row["images_per_s"], 1),
-        _spread(row["latency_ms"], 2), _spread(row["ratio"], 3), "-" if per_ratio is None else f"{per_ratio:.3f}",
-        _spread(row["ratio_to_random"], 3),
+        row["variant"], _fixed(macs["total"], 3), _fixed(macs.get("linear"), 3), _fixed(row["mac_ratio"], 2),
+        _spread(row["images_per_s"], 1), _spread(row["latency_ms"], 2), _spread(row["ratio"], 3),
+        _fixed(row["speedup_per_mac_ratio"], 3), _spread(row["ratio_to_random"], 3),
+        *(figures if whole else []),
     ]  # fmt: skip
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _spread(value: dict[str, Any] | None, decimals: int) -> str:

@@ -49,6 +49,7 @@ class Options:
     ignore: int | None = None  # None: the data set's own
     img_size: int | None = None  # None: the data set's own
     window: str | None = None  # None: attention over the whole grid
+    masks: bool = True
     launcher: str = "local"
     out: Path | None = None
     device: str = "auto"
@@ -101,6 +102,8 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     if options.img_size is not None and not datasets()[options.dataset].sized:
         valid = ", ".join(name for name, found in datasets().items() if found.sized)
         raise ValueError(f"--img-size: {options.dataset} has a size of its own; data sets of any size: {valid}")
+    if not (options.masks or TASKS[study.task].detector):
+        raise ValueError(f"--no-masks is of detection, and {study.task} has no masks of objects")
     one_of("training", options.train, ["none", "recipe"])
     if options.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {options.train} trains nothing, so that --set and --recipe have no meaning with it")

@@ -10,11 +10,13 @@ from torch import nn
 
 from cropr.macs import count, dense_macs
 from cropr.method import Method
+from studies.measure.detector import Whole, detector_costs, time_whole
 from studies.measure.flops import check_macs
 from studies.measure.speed_record import spread
 from studies.measure.throughput import flag_speedup, measure
 from studies.models.methods import facts, reference
 from studies.models.reducers import Unreachable, build
+from studies.tasks.detector import DetectionHead
 
 __all__ = ["Candidates", "bench", "candidates", "time_candidates", "variants_of"]
 
@@ -42,9 +44,9 @@ def variants_of(methods: Sequence[Method], budgets: Sequence[float], dense: bool
     return found
 
 
-def bench(vit: nn.Module, variants: Variants, **options: Any) -> dict[str, Any]:
-    """`time_candidates` of `vit` under each of `variants`. Weights do not matter to speed."""
-    return time_candidates(candidates(vit, variants), **options)
+def bench(vit: nn.Module, variants: Variants, whole: Whole | None = None, **options: Any) -> dict[str, Any]:
+    """`time_candidates` of `vit` under each of `variants`. Weights do not matter to the speed of an encoder."""
+    return time_candidates(candidates(vit, variants), whole, **options)
 
 
 def candidates(vit: nn.Module, variants: Variants) -> Candidates:
@@ -53,6 +55,7 @@ def candidates(vit: nn.Module, variants: Variants) -> Candidates:
     decoder = any(method.dense for method, _ in variants.values())
     whole = dense_macs(vit, decoder=decoder)
     found = Candidates({}, {}, [], vit.patch_embed.img_size[0])
+    behind: dict[str, Any] = {}  # the encoder: the same for all
     for name, (method, budget) in variants.items():
         try:
             model = build(vit, method, budget).model.fold().eval()
@@ -60,19 +63,26 @@ def candidates(vit: nn.Module, variants: Variants) -> Candidates:
             found.unreachable.append({"variant": name, "floor": error.floor})
             continue
         check_macs(model)
+        if isinstance(vit.head, DetectionHead) and not behind:
+            behind = {"detector": detector_costs(model)}
         macs, found.models[name] = count(model), model
-        found.costs[name] = facts(method) | {
-            "budget_asked": budget,
-            "budget_reached": macs.total / whole,
-            "tokens_per_block": [entering for entering, _, _ in model.token_counts()],
-            "macs_g": macs.record(whole),
-            "mac_ratio": whole / macs.total,
-        }
+        found.costs[name] = (
+            facts(method)
+            | {
+                "budget_asked": budget,
+                "budget_reached": macs.total / whole,
+                "tokens_per_block": [entering for entering, _, _ in model.token_counts()],
+                "macs_g": macs.record(whole),
+                "mac_ratio": whole / macs.total,
+            }
+            | behind
+        )
     return found
 
 
-def time_candidates(found: Candidates, **options: Any) -> dict[str, Any]:
-    """The record of `measure`, with the cost of every variant, and two figures that follow from both:
+def time_candidates(found: Candidates, whole: Whole | None = None, **options: Any) -> dict[str, Any]:
+    """The record of `measure`, with the cost of every variant, the speed of whole detectors where they are given, and
+    two figures that follow from speed and cost:
 
     speedup_per_mac_ratio: median speedup over what the MACs alone would give.
     ratio_to_random: throughput over that of random pruning on the same schedule, from the same rounds; None where there
@@ -85,7 +95,16 @@ def time_candidates(found: Candidates, **options: Any) -> dict[str, Any]:
         row["flags"] = [*row["flags"], *flag_speedup(ratio, row["mac_ratio"])]
         row["speedup_per_mac_ratio"] = None if ratio is None else ratio / row["mac_ratio"]
         row["ratio_to_random"] = _ratio_to_random(row, rows)
-    return timing | {"variants": rows, "unreachable": found.unreachable}
+    record = timing | {"variants": rows, "unreachable": found.unreachable}
+    if whole is None:
+        return record
+    options = {key: options[key] for key in ("device", "dtype", "rounds", "progress", "min_seconds") if key in options}
+    if say := options.get("progress"):
+        options["progress"] = lambda text: say(f"whole, {text}")
+    record["whole"], of_whole = time_whole(whole, dense=reference().name, **options)
+    for row in rows:
+        row["whole"] = of_whole.get(row["variant"])
+    return record
 
 
 def _ratio_to_random(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] | None:

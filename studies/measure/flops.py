@@ -84,8 +84,9 @@ def image_size(model: ReducedViT) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def count_torch(model: nn.Module, images: Tensor) -> int:
-    """MACs by torch's own counter, which sees every operator below Python and counts two FLOPs for each."""
+def count_torch(model: nn.Module, images: Any) -> int:
+    """MACs of `model(images)` by torch's own counter, which sees every operator below Python and counts two FLOPs for
+    each."""
     with FlopCounterMode(display=False) as counter:
         model(images)
     return counter.get_total_flops() // 2

@@ -55,10 +55,12 @@ def measure(
     rounds: int = 20,
     min_seconds: float = 0.05,
     latency: bool = True,
+    images: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Time `models` (name -> model as deployed; `dense` names the plain one) on random images that lie on `device`.
+    """Time `models` (name -> model as deployed; `dense` names the plain one) on images that lie on `device`: random
+    ones, or those of `images` [n, 3, h, w], of which each round takes the next `batch_size`.
 
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
     in eval mode, and stay so. A variant that runs out of memory is flagged and the others go on.
@@ -70,17 +72,19 @@ def measure(
         raise ValueError(f"unknown dtype {dtype!r}; valid: {', '.join(DTYPES)}")
     say = progress or (lambda message: None)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, 3, img_size, img_size, generator=generator).to(device, DTYPES[dtype])
+    if images is None:
+        images = torch.randn(batch_size, 3, img_size, img_size, generator=generator)
+    batches = images.to(device, DTYPES[dtype]).split(batch_size)
     variants = [Variant(name, model.to(device, DTYPES[dtype]).eval()) for name, model in models.items()]
     with torch.inference_mode(), compiling(compile):
         for variant in variants:
             say(f"warm-up {variant.name}")
-            prepare(variant, images, compile, latency, min_seconds)
+            prepare(variant, batches[0], compile, latency, min_seconds)
         others = OtherLoad()
         for number, order in enumerate(round_orders(len(variants), rounds, seed), start=1):
             say(f"round {number}/{rounds}")
             for i in order:
-                sample(variants[i], images, latency)
+                sample(variants[i], batches[number % len(batches)], latency)
         load = others.cores()
     plain = next(variant for variant in variants if variant.name == dense)
     record = {

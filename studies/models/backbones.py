@@ -60,6 +60,7 @@ def create_backbone(
     checkpoint: str | Path | None = None,
     detector: bool = False,
     window: str | None = None,
+    masks: bool = True,
 ) -> nn.Module:
     """A timm model with random weights, those of timm (`pretrained`), or those of the file `checkpoint` (which goes
     before `pretrained`). None: the model's own value, and for `num_classes` that of the checkpoint.
@@ -67,8 +68,8 @@ def create_backbone(
     `name_or_file` may be a checkpoint itself, if it says which model it is of. Position embeddings and patch kernels
     are resampled by timm. A classifier of other classes than asked for is replaced, with a warning in the log. The
     configuration that `timm.data.resolve_model_data_config` reads follows `img_size`. `detector`: with the pyramid and
-    the heads of a detector in the place of the classifier (see detector.py). `window`: attention within windows, as
-    `cropr.windows.Windows.parse` reads it.
+    the heads of a detector in the place of the classifier (see detector.py), with a head of `masks` or of boxes alone.
+    `window`: attention within windows, as `cropr.windows.Windows.parse` reads it.
 
     Raises ValueError: unknown name, a model that is not supported, a missing, truncated or foreign checkpoint.
     """
@@ -91,7 +92,7 @@ def create_backbone(
     if detector:
         from studies.tasks.detector import attach
 
-        attach(model, model.num_classes)
+        attach(model, model.num_classes, masks=masks)
     if window is not None:
         from cropr.windows import Windows
 
@@ -116,7 +117,8 @@ def options_of(config: RunConfig, image_size: int) -> dict[str, Any]:
     """Options of `create_backbone` for the backbone of a run on images of `image_size` pixels."""
     options: dict[str, Any] = {"window": config.window} if config.window else {}
     if TASKS[config.task].dense:
-        return options | sized_for(config.backbone, image_size) | {"detector": TASKS[config.task].detector}
+        detector = TASKS[config.task].detector
+        return options | sized_for(config.backbone, image_size) | {"detector": detector, "masks": config.masks}
     return options | POOLS[config.pool] if config.pool else options
 
 

@@ -167,6 +167,7 @@ def _settings(vit: nn.Module) -> dict[str, Any]:
         "dynamic_img_size": vit.dynamic_img_size,
         "detector": hasattr(vit.head, "detect"),
         "window": str(windows) if (windows := windows_of(vit)) else None,
+        "masks": getattr(vit.head, "masks", True),
     }
 
 

@@ -19,6 +19,7 @@ from results.records.store import write_bytes, write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.data.datasets import create_dataset
+from studies.measure.detector import detector_costs
 from studies.measure.flops import check_macs
 from studies.models.deploy import save
 from studies.models.methods import facts, parse_one
@@ -28,7 +29,7 @@ from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
-from studies.tasks import TASKS, load_task
+from studies.tasks import TASKS, declared, load_task
 from studies.training.distributed import World, check_shared, join
 from studies.training.trainer import Trainer
 
@@ -211,7 +212,7 @@ def _outcome(
     curriculum = getattr(objective, "curriculum", None)
     return {
         "objective": objective.name if config.recipe else "off the shelf",
-        "metrics_declared": [metric._asdict() for metric in TASKS[config.task].metrics],
+        "metrics_declared": declared(config.task, final.metrics),
         "budget_reached": built.reached,
         "schedule": [behind - deployed.num_prefix_tokens for _, _, behind in deployed.token_counts()],
         "schedule_kind": built.kind,
@@ -231,5 +232,6 @@ def _outcome(
         "tokens_per_block": [entering for entering, _, _ in deployed.token_counts()],
         "train_seconds": history[-1]["train_seconds"] if history else 0.0,
         **({"fusion": deployed.fusion} if isinstance(deployed, DenseViT) else {}),
+        **({"detector": detector_costs(deployed)} if TASKS[config.task].detector else {}),
         **({"curriculum": curriculum.record()} if curriculum is not None else {}),
     }

@@ -5,7 +5,7 @@ Nothing heavy is imported until `load_task` is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from studies.data import Batch
     from studies.training.distributed import World
 
-__all__ = ["TASKS", "Evaluation", "Metric", "Task", "TaskInfo", "load_task"]
+__all__ = ["TASKS", "Evaluation", "Metric", "Task", "TaskInfo", "declared", "load_task"]
 
 
 class Metric(NamedTuple):
@@ -62,6 +62,11 @@ TASKS = {
         detector=True,
     ),
 }
+
+
+def declared(task: str, metrics: Collection[str]) -> list[dict[str, Any]]:
+    """What figures of a task there are among `metrics`, as records have it."""
+    return [metric._asdict() for metric in TASKS[task].metrics if metric.name in metrics]
 
 
 class Evaluation(NamedTuple):

@@ -83,9 +83,10 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`. Metrics: the twelve of COCO for boxes and for
-    masks (`box_ap`, `mask_ap50`, ...), as shares. Predictions hold the matches of each image (see
-    results/statistics/average_precision.py), with `box_` and `mask_` before their names. Facts: what scored, the
-    limits between the sizes of objects, and their coverage (see coverage.py), missed where no box matches.
+    masks (`box_ap`, `mask_ap50`, ...), of a detector of boxes alone those of boxes, as shares. Predictions hold the
+    matches of each image (see results/statistics/average_precision.py), with `box_` and `mask_` before their names.
+    Facts: what scored, the limits between the sizes of objects, and their coverage (see coverage.py), missed where no
+    box matches.
 
     Raises ValueError where several processes share the items: AP is of all of them.
     """
@@ -116,9 +117,10 @@ def evaluate(
     metrics: dict[str, float] = {}
     item, cluster = torch.cat(items).numpy(), torch.cat(clusters).numpy()
     arrays: dict[str, np.ndarray] = {"item": item, "cluster": cluster}
+    kinds = KINDS if model.vit.head.masks else {"box": KINDS["box"]}
     scored = {
         name: evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind, areas)
-        for name, kind in KINDS.items()
+        for name, kind in kinds.items()
     }
     for name, of_kind in scored.items():
         metrics |= {f"{name}_{key.lower()}": value for key, value in of_kind.metrics.items()}
@@ -131,7 +133,8 @@ def evaluate(
 
 def _as_they_are(images: Tensor, targets: list[dict[str, Tensor]]) -> Sequence[Original]:
     """Images that are scored in the pixels that the model sees."""
-    return [Original(*images.shape[-2:], _truths(target)) for target in targets]
+    height, width = images.shape[-2:]
+    return [Original(height, width, _truths(target)) for target in targets]
 
 
 def _truths(target: dict[str, Tensor]) -> list[dict[str, Any]]:
@@ -147,12 +150,12 @@ def _truths(target: dict[str, Tensor]) -> list[dict[str, Any]]:
 
 
 def _found(item: int, one: Detections) -> list[dict[str, Any]]:
-    masks = one.masks.cpu().numpy().astype(np.uint8)
-    rows = zip(one.boxes.tolist(), one.classes.tolist(), one.scores.tolist(), masks, strict=True)
-    return [
-        {
-            "image_id": item, "category_id": category, "bbox": to_bbox(box), "score": score,
-            "segmentation": rle.encode(np.asfortranarray(mask)),
-        }
-        for box, category, score, mask in rows
-    ]  # fmt: skip
+    rows = zip(one.boxes.tolist(), one.classes.tolist(), one.scores.tolist(), strict=True)
+    found = [
+        {"image_id": item, "category_id": category, "bbox": to_bbox(box), "score": score}
+        for box, category, score in rows
+    ]
+    if one.masks is not None:
+        for detection, mask in zip(found, one.masks.cpu().numpy().astype(np.uint8), strict=True):
+            detection["segmentation"] = rle.encode(np.asfortranarray(mask))
+    return found

@@ -44,7 +44,7 @@ class Detections(NamedTuple):
     boxes: Tensor  # [n, 4] x0 y0 x1 y1 in pixels
     classes: Tensor  # [n] 0..C-1
     scores: Tensor  # [n] 0..1
-    masks: Tensor  # [n, H, W] bool
+    masks: Tensor | None  # [n, H, W] bool; None from a detector of boxes alone
 
 
 class Features(NamedTuple):
@@ -98,13 +98,16 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
 
 class DetectionHead(nn.Module):
     """Takes the place of a ViT's classifier. Tokens pass through it as they are; `read` makes of their map what is
-    trained, and `detect` what is found. So the model as it is called, counted and timed is the encoder."""
+    trained, and `detect` what is found. So the model as it is called, counted and timed is the encoder. Without
+    `masks` it is Faster R-CNN, of boxes alone."""
 
-    def __init__(self, embed_dim: int, num_classes: int, patch_size: int):
+    def __init__(self, embed_dim: int, num_classes: int, patch_size: int, masks: bool = True):
         super().__init__()
+        self.masks = masks
         small = patch_size < SMALL_PATCH
         scales, channels = ((2.0, 1.0, 0.5), 64) if small else ((4.0, 2.0, 1.0, 0.5), 256)
         hidden, proposals, sampled, most = (128, 64, 16, 10) if small else (1024, 1000, 512, 100)
+        self.num_proposals, self.num_detections = proposals, most  # of an image, at most
         self.num_labels, self.patch_size = num_classes + 1, patch_size  # of a patch: the background is 0
         self.pyramid = SimplePyramid(embed_dim, channels, scales)
         strides = [patch_size / scale for scale in scales]
@@ -122,9 +125,11 @@ class DetectionHead(nn.Module):
             FastRCNNPredictor(hidden, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=sampled, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=most,
-            mask_roi_pool=PyramidRoIAlign(strides, 7 if small else 14),  # masks have twice as many cells
-            mask_head=MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
-            mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
+            **({
+                "mask_roi_pool": PyramidRoIAlign(strides, 7 if small else 14),  # masks have twice as many cells
+                "mask_head": MaskRCNNHeads(channels, (channels,) * (2 if small else 4), 1),
+                "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+            } if masks else {}),
         )  # fmt: skip
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ class DetectionHead(nn.Module):
         """What torchvision found in an image of `size`, in one of the size `original`."""
         scale = found["boxes"].new_tensor((original[1] / size[1], original[0] / size[0]) * 2)
         boxes = found["boxes"] * scale
-        masks = paste_masks_in_image(found["masks"], boxes, original)[:, 0] > 0.5
+        masks = paste_masks_in_image(found["masks"], boxes, original)[:, 0] > 0.5 if "masks" in found else None
         return Detections(boxes, found["labels"] - 1, found["scores"], masks)
 
     def _images(self, maps: Tensor, sizes: Sequence[Size] | None) -> ImageList:
@@ -179,9 +184,9 @@ class DetectionHead(nn.Module):
         return ImageList(maps.new_empty(1).expand(len(maps), 3, *square), found)
 
 
-def attach(vit: nn.Module, num_classes: int) -> nn.Module:
+def attach(vit: nn.Module, num_classes: int, masks: bool = True) -> nn.Module:
     """`vit` with a detector in the place of its classifier, drawn from the global generator."""
     vit.reset_classifier(0)
     vit.num_classes = num_classes
-    vit.head = DetectionHead(vit.embed_dim, num_classes, vit.patch_embed.patch_size[0])
+    vit.head = DetectionHead(vit.embed_dim, num_classes, vit.patch_embed.patch_size[0], masks)
     return vit

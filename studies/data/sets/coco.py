@@ -214,7 +214,8 @@ def _make(config: RunConfig) -> Coco:
     patch_size = patch_size_of(config.backbone, image_size)
     return Coco(
         config.data_dir, image_size=image_size, patch_size=patch_size,
-        mean=vit_config["mean"], std=vit_config["std"], seed=config.seed, hold_out=config.split == "val",
+        mean=vit_config["mean"], std=vit_config["std"], masks=config.masks, seed=config.seed,
+        hold_out=config.split == "val",
     )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from command_line import study
 from safetensors.torch import save_file
 
 from cropr.macs import dense_macs
+from results.pages.tables import number
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
-from studies.commands.bench import lines
+from studies.commands.bench import Bench, lines, run
+from studies.commands.records import write_report
 from studies.measure.bench import bench, variants_of
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse
@@ -31,6 +33,7 @@ def test_figures_follow_from_samples_and_macs(record):
         own = samples[row["variant"]]
         assert row["mac_ratio"] == pytest.approx(row["macs_g"]["dense"] / row["macs_g"]["total"])
         assert row["speedup_per_mac_ratio"] == pytest.approx(np.median(samples["none"] / own) / row["mac_ratio"])
+        assert row["macs_g"]["linear"] < row["macs_g"]["backbone"]
         if row["variant"] != "cropr@0.6":  # the only one on the schedule of random pruning
             assert row["ratio_to_random"] is None
         else:
@@ -46,6 +49,7 @@ def test_lines_say_what_a_reader_needs(record):
     rows = {line.split()[0]: line for line in text[2:] if line}
     cropr = next(row for row in record["variants"] if row["variant"] == "cropr@0.6")
     figures = (cropr["ratio"]["median"], cropr["ratio_to_random"]["median"], cropr["speedup_per_mac_ratio"])
+    figures = (cropr["macs_g"]["total"], cropr["macs_g"]["linear"], *figures)
     for text_of_figure in (f"{cropr['mac_ratio']:.2f}", *(f"{figure:.3f}" for figure in figures)):
         assert text_of_figure in rows["cropr@0.6"]
     assert any("unreachable, floor" in line for line in text)
@@ -109,6 +113,27 @@ def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
         assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
     table = (tmp_path / "report" / "table.md").read_text()
     assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table
+
+
+def test_detectors_are_timed_whole_and_reported(tmp_path):
+    options = Bench("scenes_vit", "cropr", "0.6", "1", None, 2, "float32", "cpu", False, tmp_path, task="detection")
+    (record,) = run(options, [].append)
+    assert run(options, [].append) == [record]  # read again
+    dense, cropr = record["variants"]
+    assert dense["detector"] == cropr["detector"] and cropr["detector"]["num_proposals"] == 64
+    assert cropr["whole"]["num_proposals"] == 64 and cropr["whole"]["num_detections"] == 10
+    text = "\n".join(lines([record]))
+    whole, heads = cropr["whole"], cropr["detector"]["heads_macs_g"]
+    figures = (f"{whole['images_per_s']['median']:.2f}", f"{whole['ratio']['median']:.3f}", f"{heads:.3f}")
+    assert all(figure in text for figure in (*figures, "64 proposals and 10 detections of an image, fixed")), text
+    paths = write_report([tmp_path], False)
+    table = (tmp_path / "report" / "table.md").read_text()
+    columns = ("linear layers, GMACs", "pyramid / heads, GMACs (proposals)", "whole model, images/s",
+               "whole model, × dense")  # fmt: skip
+    assert paths and all(column in table for column in columns)
+    pyramid, heads = (number(cropr["detector"][f"{part}_macs_g"]) for part in ("pyramid", "heads"))
+    assert f"{pyramid} / {heads} (64)" in table and number(cropr["whole"]["ratio"]["median"]) in table
+    assert "fixed regions, as weights are random: 64 proposals and 10 detections of an image" in table
 
 
 def test_a_checkpoint_is_timed(tmp_path):

@@ -1,5 +1,6 @@
 """Detection: the pyramid and the heads, what they are trained for, and how they are scored."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from command_line import study
 
 from cropr.dense import DenseViT
 from results.statistics.average_precision import Matches, average_precision
+from studies.commands.run import Options, configs_of
 from studies.data import Instances
 from studies.data.sets.scenes import Scenes
 from studies.measure.flops import check_macs
@@ -16,6 +18,9 @@ from studies.models import deploy
 from studies.models.backbones import create_backbone
 from studies.models.methods import builtin, parse_one
 from studies.models.reducers import build
+from studies.runs.pretraining import backbone_dir
+from studies.study import check_identity, timing_dir
+from studies.tasks import declared
 from studies.tasks.detection import criterion, evaluate
 from studies.tasks.detector import DetectionHead, SimplePyramid
 
@@ -27,9 +32,9 @@ def scenes():
     return Scenes("detection", num_digits=(1, 4))
 
 
-def backbone(name="scenes_vit_sincos"):
+def backbone(name="scenes_vit_sincos", **options):
     torch.manual_seed(0)
-    return create_backbone(name, pretrained=False, detector=True)
+    return create_backbone(name, pretrained=False, detector=True, **options)
 
 
 def reduced(spec, budget=None):
@@ -203,6 +208,64 @@ def test_a_detector_is_the_same_after_loading(tmp_path, scenes):
     assert all(torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
 
 
+# ---- boxes alone
+
+
+def test_without_masks_boxes_are_learnt_and_scored_alone(tmp_path, scenes):
+    """The same boxes as with the head of masks, nothing of masks, and so after loading."""
+    whole, boxes = DenseViT(backbone()), DenseViT(backbone(masks=False))
+    state = boxes.vit.state_dict()
+    assert set(whole.vit.state_dict()) - set(state) == {key for key in whole.vit.state_dict() if ".mask_" in key}
+    whole.vit.load_state_dict(state, strict=False)
+    batch = scenes.test_items(range(8))
+    loss = criterion()(boxes.train()(batch.images), batch.target)
+    loss.backward()
+    assert float(loss.detach()) > 0 and all(p.grad is not None for p in boxes.vit.head.parameters())
+    found, both = evaluate(boxes, [batch], "cpu"), evaluate(whole, [batch], "cpu")
+    assert len(found.predictions["box_score"]) > 0
+    for metrics, names in ((found.metrics, ["box_ap"]), (both.metrics, ["box_ap", "mask_ap"])):
+        assert [metric["name"] for metric in declared("detection", metrics)] == names
+    assert found.metrics == {key: value for key, value in both.metrics.items() if key.startswith("box_")}
+    assert {key for key in found.predictions if key.startswith("mask_")} == set() and len(found.predictions) > 2
+    deploy.save(boxes, tmp_path / "m", backbone="scenes_vit_sincos", data_config=None)
+    loaded = deploy.load(tmp_path / "m")
+    assert loaded.vit.head.detect(loaded(batch.images))[0].masks is None and not loaded.vit.head.masks
+
+
+def test_boxes_alone_are_another_run():
+    whole, boxes = (configs_of(Options(task="detection", seeds=1, masks=masks)) for masks in (True, False))
+    assert not {config.id for config in whole} & {config.id for config in boxes}
+    content = whole[0].to_dict()
+    assert content.pop("masks") is True  # as in records from before there was a choice
+    assert hash_of(content) == whole[0].id.rpartition("-")[2]
+    with pytest.raises(ValueError, match="--no-masks is of detection, and segmentation"):
+        configs_of(Options(task="segmentation", masks=False))
+
+
+def hash_of(content):
+    for key in ("device", "data_dir", "own", "split", "pool"):
+        del content[key]
+    content["checkpoint"] = content.pop("checkpoint_digest")
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def test_boxes_alone_are_another_study(tmp_path):
+    whole, boxes = (configs_of(Options(task="detection", seeds=1, masks=masks)) for masks in (True, False))
+    said = study("run", "--task", "detection", "--seeds", "1", "--no-masks", "--dry-run")
+    assert said.stdout.split() == [config.id for config in boxes], said.stderr
+    assert timing_dir(whole, tmp_path) != timing_dir(boxes, tmp_path)
+    assert backbone_dir(whole[0], tmp_path) != backbone_dir(boxes[0], tmp_path)
+    check_identity(whole, tmp_path, "f00d", None)
+    with pytest.raises(ValueError, match="its masks is True, not False; give another --out"):
+        check_identity(boxes, tmp_path, "f00d", None)
+    identity = json.loads((tmp_path / "study.json").read_text())
+    del identity["masks"]  # as in studies from before there was a choice
+    (tmp_path / "study.json").write_text(json.dumps(identity))
+    check_identity(whole, tmp_path, "f00d", None)
+    with pytest.raises(ValueError, match="its masks is True"):
+        check_identity(boxes, tmp_path, "f00d", None)
+
+
 def test_from_the_command_to_the_report(tmp_path):
     out = tmp_path / "out"
     command = ("run", "--task", "detection", "--quick", "--reducers", "none,cropr", "--out", out,
@@ -213,10 +276,13 @@ def test_from_the_command_to_the_report(tmp_path):
     assert len(records) == 2
     for record in records.values():
         assert {"box_ap", "mask_ap", "box_ap50", "box_ar_100"} <= set(record["metrics"]["final"])
-        assert record["macs_g"].get("decoder", 0) == 0
+        assert record["macs_g"].get("decoder", 0) == 0 and record["detector"]["num_proposals"] == 64
     folder, record = next(iter(records.items()))
     scores = json.loads(study("evaluate", folder / "model").stdout)
     assert scores["box_ap"] == record["metrics"]["final"]["box_ap"] and scores["num_items"] == record["num_items"]
+    (timing,) = (json.loads(path.read_text()) for path in out.glob("speed/*/result.json"))
+    assert timing["whole"]["num_images"] == 5 and not timing["whole"]["fixed_regions"]
+    assert all(0 < row["whole"]["num_proposals"] <= 64 for row in timing["variants"])
     assert "box AP, %" in (out / "report" / "table.md").read_text()
     again = study(*command)
     assert again.returncode == 0 and {p: json.loads((p / "result.json").read_text()) for p in records} == records
