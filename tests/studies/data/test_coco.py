@@ -17,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from cropr.dense import DenseViT
+from studies.catalogue.recipes import RECIPES
 from studies.commands.records import evaluate as scored
 from studies.commands.records import write_report
 from studies.commands.run import Options, configs_of, prepare
@@ -29,6 +30,7 @@ from studies.runs.run import execute
 from studies.study import check_identity
 from studies.tasks.coco_eval import METRICS
 from studies.tasks.detection import criterion, evaluate
+from studies.training.rates import learning_rate
 
 SIDE = 64
 
@@ -246,3 +248,13 @@ def test_the_size_of_images_is_asked_for(root, masks):
         configs_of(options(None, dataset="scenes", data=None, img_size=64))
     with pytest.raises(ValueError, match="backbone scenes_vit is not of timm"):
         create_dataset(dataclasses.replace(wide, backbone="scenes_vit"))
+
+
+def test_the_published_recipes():
+    vitdet, eva = RECIPES["vitdet"], RECIPES["eva02-coco"]
+    assert (vitdet.epochs, vitdet.batch_size, vitdet.lr) == (100, 64, 1e-4)
+    assert (vitdet.layer_decay, vitdet.drop_path) == (0.7, 0.1)
+    assert (eva.batch_size, eva.lr, eva.layer_decay, eva.drop_path, eva.ema) == (64, 4e-5, 0.8, 0.3, 0.9999)
+    steps = eva.epochs * (117_266 // 64)  # images of train2017 with an object that is no crowd
+    assert abs(steps - 40_000) < 117_266 / 64
+    assert {learning_rate(eva, step, steps, 0) for step in (0, 1, steps // 2, steps - 1)} == {4e-5}

@@ -49,9 +49,9 @@ def test_objects_with_a_token_against_loops(spec, batch):
     states = states_of(model, batch.images)
     expected = {block: [0, 0, 0] for block in states}
     objects, uncovered = [0, 0, 0], [0, 0, 0]
-    for image, places in enumerate(batch.target.places.tolist()):
-        for label in range(1, 5):
-            pixels = [(y, x) for y in range(32) for x in range(32) if places[y][x] == label]
+    for image, masks in enumerate(batch.target.masks.tolist()):
+        for mask in masks:
+            pixels = [(y, x) for y in range(32) for x in range(32) if mask[y][x]]
             if not pixels:
                 continue
             size = (len(pixels) > OBJECT_AREAS[0]) + (len(pixels) > OBJECT_AREAS[1])
