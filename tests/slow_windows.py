@@ -59,11 +59,11 @@ def slow_attention(model, i, attn, y, tokens, b, rope, reduced):
         """Of one query over the tokens `keys`, [H E]."""
         heads = []
         for head in range(attn.num_heads):
-            logits = torch.stack([rotated[0][head, query] @ rotated[1][head, j] * attn.scale + size[j] for j in keys])
+            logits = rotated[1][head, keys] @ rotated[0][head, query] * attn.scale + size[keys]
             if policy is None or (not reduced and i not in everywhere):
                 heads.append(logits.softmax(0) @ v[head, keys])
                 continue
-            visible = torch.stack([torch.ones_like(policy[j]) if j == query else policy[j] for j in keys])
+            visible = torch.tensor([1.0 if j == query else policy[j] for j in keys]).to(y)
             weight = torch.zeros(len(y)).to(y)  # a key of another window counts as one that was dropped
             weight[keys] = (logits - logits.max()).exp() * visible
             heads.append((weight + EPS / len(y)) / (weight.sum() + EPS) @ v[head])
