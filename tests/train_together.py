@@ -3,9 +3,11 @@
 `python train_together.py FOLDER` with the environment of torchrun; the first process writes FOLDER/<case>.safetensors.
 """
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -86,6 +88,18 @@ def runs(weights):
     return [RunConfig(reducer="random", recipe=None, **shared), RunConfig(reducer="cropr", recipe=recipe, **shared)]
 
 
+def detected(world=ALONE):
+    """Scores of a detector that has learnt nothing, of 20 images in batches of 4."""
+    from studies.models.backbones import create_backbone
+    from studies.tasks.detection import evaluate
+
+    torch.manual_seed(0)
+    vit = create_backbone("scenes_vit_sincos", pretrained=False, detector=True)
+    data, model = Scenes("detection", num_digits=(1, 4)), build(vit, parse_one("random", True), 0.6).model
+    batches = [data.test_items(range(first, first + 4)) for first in range(0, 20, 4)][world.turns]
+    return evaluate(model, batches, "cpu", world=world)
+
+
 def main(folder):
     torch.set_num_threads(1)
     world = join("cpu")
@@ -93,6 +107,10 @@ def main(folder):
         found = first_steps(case, folder, world)
         if world.first:
             save_file(found, folder / f"{case}.safetensors")
+    scores = detected(world)
+    if world.first:
+        np.savez(folder / "detected.npz", **scores.predictions)
+        (folder / "detected.json").write_text(json.dumps([scores.metrics, scores.facts]))
     for _ in range(2):  # the second time there is nothing to do
         for config in runs(folder / "weights.safetensors"):
             execute(config, folder / "out")

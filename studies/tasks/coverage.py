@@ -20,6 +20,7 @@ from torch import Tensor
 from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
+from studies.training.distributed import ALONE, World
 
 __all__ = ["Coverage", "patches_of"]
 
@@ -52,18 +53,20 @@ class Coverage:
             touched = patches_of(own.to(left.device), self.model.vit.patch_embed.patch_size)
             self.covered.append((touched[:, None] & left).any(dim=2).cpu())
 
-    def record(self, area: np.ndarray, found: np.ndarray, areas: tuple[float, float]) -> dict[str, Any]:
+    def record(
+        self, area: np.ndarray, found: np.ndarray, areas: tuple[float, float], world: World = ALONE
+    ) -> dict[str, Any]:
         """Counts of small, medium and large objects: all, those covered behind each reduction, and of those with and
         without a token behind the last one how many were missed.
 
         Args:
-            area: [n] pixels of each object, in the order they were added.
+            area: [n] pixels of each object, in the order they were added, those of all processes one behind the other.
             found: [n] whether something that was found matches it.
             areas: the limits between the sizes.
         """
         if not self.covered:
             return {}
-        covered, size = torch.cat(self.covered).numpy(), np.searchsorted(areas, area, side="right")
+        covered, size = world.gather(torch.cat(self.covered)).numpy(), np.searchsorted(areas, area, side="right")
 
         def counts(which: np.ndarray) -> list[int]:
             return np.bincount(size[which], minlength=3).tolist()

@@ -82,19 +82,15 @@ def evaluate(
     amp: torch.dtype | None = None,
     world: World = ALONE,
 ) -> Evaluation:
-    """Score `model` (put into eval mode) on every item of `batches`. Metrics: the twelve of COCO for boxes and for
+    """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world` have.
+    Metrics: the twelve of COCO for boxes and for
     masks (`box_ap`, `mask_ap50`, ...), of a detector of boxes alone those of boxes, as shares. Predictions hold the
     matches of each image (see results/statistics/average_precision.py), with `box_` and `mask_` before their names.
     Facts: what scored, the limits between the sizes of objects, and their coverage (see coverage.py), missed where no
     box matches.
-
-    Raises ValueError where several processes share the items: AP is of all of them.
     """
-    if world.size > 1:
-        raise ValueError("detection is scored by one process; train without torchrun, or evaluate the saved model")
     model.eval()
-    items: list[Tensor] = []
-    clusters: list[Tensor] = []
+    columns: dict[str, list[Tensor]] = {"item": [], "cluster": []}
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     coverage, areas = Coverage(model), COCO_AREAS
@@ -112,14 +108,14 @@ def evaluate(
         for item, original, one in zip(batch.item.tolist(), originals, detections, strict=True):
             truths += [{"image_id": item, **truth} for truth in original.objects]
             found += _found(item, one)
-        items.append(batch.item)
-        clusters.append(batch.cluster)
+        columns["item"].append(batch.item)
+        columns["cluster"].append(batch.cluster)
     metrics: dict[str, float] = {}
-    item, cluster = torch.cat(items).numpy(), torch.cat(clusters).numpy()
-    arrays: dict[str, np.ndarray] = {"item": item, "cluster": cluster}
+    arrays = world.gather_items({name: torch.cat(column) for name, column in columns.items()})
+    truths, found = world.gather_rows(truths), world.gather_rows(found)
     kinds = KINDS if model.vit.head.masks else {"box": KINDS["box"]}
     scored = {
-        name: evaluate_coco(truths, found, item.tolist(), model.vit.num_classes, kind, areas)
+        name: evaluate_coco(truths, found, arrays["item"].tolist(), model.vit.num_classes, kind, areas)
         for name, kind in kinds.items()
     }
     for name, of_kind in scored.items():
@@ -127,7 +123,7 @@ def evaluate(
         arrays |= of_kind.matches.to_arrays(f"{name}_")
     single = np.array([not truth["iscrowd"] for truth in truths], bool)
     area, matched = np.array([truth["area"] for truth in truths])[single], scored["box"].found[single]
-    facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, matched, areas)
+    facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, matched, areas, world)
     return Evaluation(metrics, arrays, facts)
 
 

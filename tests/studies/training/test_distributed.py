@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from train_together import first_steps, runs
+from train_together import detected, first_steps, runs
 
 from results.records.files import read_lines
 from results.records.store import read_predictions, read_result
@@ -114,6 +114,17 @@ def test_torchrun_makes_one_study_of_its_processes(folder, tmp_path):
     (result,) = (tmp_path / "out" / "runs").glob("*/result.json")
     assert read_result(result)["num_processes"] == 2
     assert len(list((tmp_path / "out" / "speed").glob("*/result.json"))) == 1
+
+
+def test_two_processes_score_detection_as_one(folder):
+    """Matches, numbers and coverage are those of all images, in the order of the images."""
+    alone = detected()
+    with np.load(folder / "detected.npz") as arrays:
+        assert set(arrays) == set(alone.predictions) and len(arrays["item"]) == 20
+        for name, expected in alone.predictions.items():
+            assert arrays[name].shape == expected.shape and (arrays[name] == expected).all(), name
+    metrics, facts = json.loads((folder / "detected.json").read_text())
+    assert metrics == alone.metrics and facts == alone.facts and sum(facts["coverage"]["objects"]) > 20
 
 
 def test_every_row_and_every_batch_has_one_owner():
