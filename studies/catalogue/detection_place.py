@@ -1,0 +1,32 @@
+"""Where Cropr's modules sit in an encoder of six blocks, in object detection, at one budget."""
+
+from __future__ import annotations
+
+from studies.catalogue import Study, detection
+
+STUDY = Study(
+    name="detection-place",
+    summary="where Cropr's modules sit in detection",
+    claim="modules from a quarter of the depth on, as the paper has them, lose no more than modules behind every block.",
+    source=(
+        "arXiv 2412.00965: behind blocks 5, 8, 11, 14 and 20 of 24, all of them global ones; what blocks with windows "
+        "do behind the first of them it does not say: `run detection --window 4:global=1/3/5` (attention among all live "
+        "tokens) beside `--window 4:global=1/3/5,windows=by-position` measures both."
+    ),
+    expected="the paper's places and even ones within a point of every block, late ones (fewer, deeper cuts) below.",
+    seen="not run to its end yet.",
+    time="not measured yet.",
+    values=(
+        "recipes of the detection study. Every place has the same budget: .8, as late places cannot reach .65. The "
+        "paper's five are four at this depth (behind blocks 1 to 4 of 0 to 5), even ones behind 1 and 3, late ones "
+        "behind 2, 3 and 4."
+    ),
+    task="detection",
+    reducers="none,random,cropr,cropr:at=1/2/3/4,cropr:at=1/3,cropr:at=2/3/4",
+    budgets="0.8",
+    backbone=detection.BACKBONE_NAME,
+    recipe=detection.FINETUNE,
+    backbone_recipe=detection.BACKBONE,
+    quick_recipe=detection.QUICK_FINETUNE,
+    quick_backbone_recipe=detection.QUICK_BACKBONE,
+)
