@@ -7,11 +7,11 @@ from studies.catalogue import Study, detection
 STUDY = Study(
     name="detection-place",
     summary="where Cropr's modules sit in detection",
-    claim="modules from a quarter of the depth on, as the paper has them, lose no more than modules behind every block.",
+    claim="modules from a quarter of the depth on, as in the paper, lose no more than modules behind every block.",
     source=(
         "arXiv 2412.00965: behind blocks 5, 8, 11, 14 and 20 of 24, all of them global ones; what blocks with windows "
-        "do behind the first of them it does not say: `run detection --window 4:global=1/3/5` (attention among all live "
-        "tokens) beside `--window 4:global=1/3/5,windows=by-position` measures both."
+        "do behind the first of them it does not say: `run detection --window 4:global=1/3/5` (attention among all "
+        "live tokens) beside `--window 4:global=1/3/5,windows=by-position` measures both."
     ),
     expected="the paper's places and even ones within a point of every block, late ones (fewer, deeper cuts) below.",
     seen="not run to its end yet.",
