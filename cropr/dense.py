@@ -64,6 +64,11 @@ class DenseViT(ReducedViT):
         if self.fusion not in (("unmerge",) if merging else (*FUSIONS, "unmerge")):
             valid = "unmerge, as its tokens merge" if merging else ", ".join(FUSIONS)
             raise ValueError(f"unknown fusion {fusion!r}; valid: {valid}")
+        if self.fusion == "logits" and hasattr(vit.head, "read"):
+            others = ", ".join(name for name in FUSIONS if name != "logits")
+            raise ValueError(
+                f"rest=logits classifies patches where they leave, which a detector does not; valid: {others}"
+            )
         size = None if img_size is None else padded(vit, img_size)
         super().__init__(vit, reducers, llf=self.fusion in ON_FULL_GRID, policy=policy, img_size=size)
         self.tracks = self.fusion in ("llf", "concat", "logits", "unmerge")

@@ -144,9 +144,8 @@ def _of_objects(model: ReducedViT, data: Data, batch: Batch, found: Trace, pixel
     last = max(map(int, model.reducers), default=0)  # behind it nothing leaves, and some may come back
     patch, live = model.vit.patch_embed.patch_size, found.held[:, last] >= 0
     said: list[Said] = []
-    for target, detections, left, picture in zip(
-        batch.target.targets(), model.vit.head.detect(found.logits), live, pixels, strict=True
-    ):
+    detected = model.vit.head.detect(found.logits, batch.target.sizes.tolist())  # in the pixels that are shown
+    for target, detections, left, picture in zip(batch.target.targets(), detected, live, pixels, strict=True):
         became = judged(target, detections, left, patch)
         maps = object_maps(picture, target, detections, became, data.classes)
         said.append((became.verdict(), bool(became.found.all()), maps))

@@ -21,6 +21,7 @@ from studies.catalogue.recipes import RECIPES
 from studies.commands.records import evaluate as scored
 from studies.commands.records import write_report
 from studies.commands.run import Options, configs_of, prepare
+from studies.commands.show import show_study
 from studies.data.coco_files import find_split
 from studies.data.datasets import create_dataset
 from studies.data.loading import WrongFiles
@@ -215,6 +216,8 @@ def test_from_a_folder_to_the_report(root, masks, tmp_path):
     assert scores.pop("num_items") == 5 and scores == {name: record["metrics"]["final"][name] for name in scores}
     write_report([out])
     assert "on coco" in (out / "report" / "table.md").read_text()
+    for path in show_study(out, "0,4", None, None):
+        assert path.stat().st_size > 10_000
     wider = configs_of(options(root, img_size=80, backbone=f"test_vit={weights}", quick=True))
     with pytest.raises(ValueError, match="its img_size is 64, not 80"):
         check_identity(wider, out, record["provenance"]["data_fingerprint"], wider[0].recipe)

@@ -291,3 +291,8 @@ def test_from_the_command_to_the_report(tmp_path):
     assert again.returncode == 0 and {p: json.loads((p / "result.json").read_text()) for p in records} == records
     shown = study("show", out, "--items", "3")
     assert shown.returncode == 0 and (out / "report" / "tokens_3.png").read_bytes()[:4] == b"\x89PNG", shown.stderr
+
+
+def test_a_detector_has_no_logits_of_patches_that_leave():
+    with pytest.raises(ValueError, match="a detector does not; valid: llf, none, concat, mask, nearest"):
+        reduced("cropr:rest=logits", 0.7)
