@@ -40,7 +40,7 @@ CROPR_ADE20K = Recipe(
 
 # arXiv 2203.16527, COCO, ViTDet with Mask R-CNN, MAE ViT-B at 1,024 px: 51.6 box AP, 45.9 mask AP, dense. Ours: cosine
 # in place of the steps at the end, warm-up as a share of an epoch (250 steps), half precision. `cropr-study run --task
-# detection --recipe vitdet --dataset coco --data DIR --backbone vit_base_patch16_224.mae --reducers all`
+# detection --recipe vitdet --dataset coco --data DIR --backbone vit_base_patch16_224.mae --window 14 --reducers all`
 VITDET = Recipe(
     epochs=100, batch_size=64, lr=1e-4, warmup_epochs=0.135, warmup_start=0.001, betas=(0.9, 0.999), weight_decay=0.1,
     clip_grad=None, layer_decay=0.7, drop_path=0.1, amp="float16",
@@ -49,8 +49,8 @@ VITDET = Recipe(
 # EVA-02's own detector (arXiv 2303.11331), from which Cropr starts, COCO, EVA-02-L at 1,536 px: 62.3 box AP, 53.8 mask
 # AP, dense, with Cascade Mask R-CNN, which is not built here. Constant rate; its 40,000 steps are 22 epochs. Unknown,
 # so ours: weight decay, warm-up, clipping, bfloat16; and how Cropr itself was trained. `cropr-study run --task
-# detection --recipe eva02-coco --dataset coco --data DIR --img-size 1536 --backbone
-# eva02_large_patch14_224.mim_m38m --reducers none,cropr`
+# detection --recipe eva02-coco --dataset coco --data DIR --img-size 1536 --window 16 --backbone
+# eva02_large_patch14_224.mim_m38m --reducers none,cropr:aux=presence,at=5/8/11/14/20`
 EVA02_COCO = Recipe(
     epochs=22, batch_size=64, lr=4e-5, min_lr=4e-5, warmup_epochs=0.0, betas=(0.9, 0.999), weight_decay=0.1,
     clip_grad=None, layer_decay=0.8, drop_path=0.3, ema=0.9999, amp="bfloat16", checkpointing=True,
