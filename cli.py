@@ -371,8 +371,14 @@ def bench(
     options = command.Bench(
         backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out, task, window=window
     )
+    from studies.measure import NotCompiled
+
     with usage_errors():
-        records = command.run(options, progress=lambda text: typer.echo(text, err=True))
+        try:
+            records = command.run(options, progress=lambda text: typer.echo(text, err=True))
+        except NotCompiled as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(FAILED) from None
     typer.echo(json.dumps(records) if as_json else "\n".join(command.lines(records)))
 
 

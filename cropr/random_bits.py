@@ -16,8 +16,14 @@ def image_seeds(images: Tensor) -> Tensor:
     bits = images.detach().flatten(1)
     bits = bits[:, :: max(1, bits.shape[1] // SAMPLES)].contiguous()
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()]
-    odd = torch.arange(1, 2 * bits.shape[1], 2, device=bits.device) * GOLDEN
+    odd = golden(torch.arange(1, 2 * bits.shape[1], 2, device=bits.device))
     return scramble((scramble(bits.view(integer).to(torch.int64)) * odd).sum(dim=1))
+
+
+def golden(index: Tensor) -> Tensor:
+    """`index` times GOLDEN, int64 that wraps around. The idle XOR keeps torch.compile from folding the product of a
+    known index and GOLDEN, with numbers beyond int64."""
+    return (index ^ 0) * GOLDEN
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -30,5 +36,5 @@ def scramble(x: Tensor) -> Tensor:
 
 def uniform(seed: Tensor, position: Tensor, salt: int) -> Tensor:
     """Floats in (0, 1), one for each `position` [B, N] of the images of `seed` [B]; `salt` makes them anew."""
-    bits = scramble(seed[:, None] + scramble(position * GOLDEN + salt))
+    bits = scramble(seed[:, None] + scramble(golden(position) + salt))
     return (((bits >> 11) & 0x1FFFFFFFFFFFFF).double() + 0.5) * 2.0**-53

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from studies.measure import NotCompiled
 from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import check_record, flag_speedup, variant_record
@@ -64,7 +67,8 @@ def measure(
 
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
     in eval mode, and stay so. A variant that runs out of memory is flagged and the others go on.
-    Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype.
+    Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype,
+    NotCompiled.
     """
     if dense not in models:
         raise ValueError(f"no dense model to compare with: one must be named {dense!r}, not only {', '.join(models)}")
@@ -150,7 +154,8 @@ def prepare(variant: Variant, images: Tensor, compile: bool, latency: bool, min_
         for batch in (images, images[:1]) if latency else (images,):
             last, settled = math.inf, False
             for _ in range(MAX_WARM_UP):
-                took = seconds(variant.model, batch, 1)
+                with compile_errors(variant) if compile else nullcontext():
+                    took = seconds(variant.model, batch, 1)
                 settled, last = abs(took - last) <= SETTLED * took, took
                 if settled:
                     break
@@ -171,13 +176,31 @@ def sample(variant: Variant, images: Tensor, latency: bool) -> None:
             variant.latency_s.append(seconds(variant.model, images[:1], repeats[1], wait=True))
 
 
+def of_memory(error: Exception) -> bool:
+    """Raised by an allocator; the CPU's raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextmanager
+def compile_errors(variant: Variant) -> Iterator[None]:
+    """Raises NotCompiled in place of what dynamo, inductor or the compiler behind them say on many lines."""
+    try:
+        yield
+    except RuntimeError as error:
+        if of_memory(error):
+            raise
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        compiler = os.environ.get("CXX", "g++")
+        hint = "" if shutil.which(compiler) else f"; no C++ compiler is installed ({compiler}), which CPUs need"
+        raise NotCompiled(f"{variant.name} cannot be compiled: {said}{hint}; leave out --compile") from error
+
+
 @contextmanager
 def out_of_memory_flagged(variant: Variant) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a plain RuntimeError.
-        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+        if not of_memory(error):
             raise
         variant.failed = True
         variant.flags.append("out of memory")

@@ -15,11 +15,19 @@ from torch import nn
 from cropr.vit import ReducedViT
 from results.records.frames import speed_frame
 from results.records.store import Records
-from studies.measure import clock
+from studies.measure import NotCompiled, clock
 from studies.measure.clock import peak_memory_mib
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
-from studies.measure.throughput import check_record, compiling, flag_speedup, measure, round_orders
+from studies.measure.throughput import (
+    Variant,
+    check_record,
+    compile_errors,
+    compiling,
+    flag_speedup,
+    measure,
+    round_orders,
+)
 
 SETTING = dict(dense="none", img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
 
@@ -188,6 +196,26 @@ def test_out_of_memory_is_flagged_and_others_go_on(first):
 def test_other_errors_are_errors():
     with pytest.raises(RuntimeError, match="shapes"):
         measure({"none": OutOfMemory(1, "shapes cannot be multiplied")}, **SETTING)
+
+
+def test_what_cannot_be_compiled_is_said_and_is_no_lack_of_memory(monkeypatch):
+    """Errors of dynamo and inductor are RuntimeErrors, too."""
+
+    class Unknown(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("no such thing\non line 7")
+
+    variant = Variant("other", Unknown())
+    said = "^other cannot be compiled: no such thing; leave out --compile$"
+    with pytest.raises(NotCompiled, match=said), compile_errors(variant):
+        variant.model(None)
+    monkeypatch.setenv("CXX", "no-compiler-of-this-name")
+    said = r"thing; no C\+\+ compiler is installed \(no-compiler-of-this-name\)"
+    with pytest.raises(NotCompiled, match=said), compile_errors(variant):
+        variant.model(None)
+    memory = torch.OutOfMemoryError("a lot")
+    with pytest.raises(torch.OutOfMemoryError), compile_errors(variant):
+        raise memory
 
 
 def test_more_variants_than_dynamo_would_compile_by_itself():
