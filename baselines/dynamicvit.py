@@ -191,12 +191,13 @@ class DynamicViTObjective(Objective):
 
 
 class DynamicViTDenseObjective(DynamicViTObjective):
-    """The same for dense prediction (the paper has none): CE of the labelled pixels, KL of the classes of every patch.
+    """The same for dense prediction (the paper has none): CE of the labelled pixels, KL of the classes of every patch
+    (not for a detector, whose patches have none), and the distance of kept tokens.
 
     `teacher`: a `DenseViT` without reducers.
     """
 
-    name = "CE + ratio + KL of patches and token distillation"
+    name = "CE + ratio + KL of classified patches and token distillation"
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
         from cropr.dense import DenseViT
@@ -212,8 +213,9 @@ class DynamicViTDenseObjective(DynamicViTObjective):
             logits.flatten(0, 1), tokens.patches, decisions, teacher_logits.flatten(0, 1), theirs.patches
         )
         terms = {"ce": Term(self.criterion(pixels, batch.target), "label", self.ce_weight), **distil}
-        # The divergence is a mean over patches too.
-        terms["kl"] = terms["kl"]._replace(weight=self.distill_weight / model.num_patches)
+        kl = terms.pop("kl")
+        if not hasattr(model.vit.head, "read"):
+            terms["kl"] = kl._replace(weight=self.distill_weight / model.num_patches)  # a mean over patches too
         return terms, self.count(decisions[-1], batch.target)
 
 

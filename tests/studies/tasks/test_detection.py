@@ -9,6 +9,7 @@ import torch
 from command_line import study
 
 from cropr.dense import DenseViT
+from cropr.method import Training
 from results.statistics.average_precision import Matches, average_precision
 from studies.commands.run import Options, configs_of
 from studies.data import Instances
@@ -296,3 +297,11 @@ def test_from_the_command_to_the_report(tmp_path):
 def test_a_detector_has_no_logits_of_patches_that_leave():
     with pytest.raises(ValueError, match="a detector does not; valid: llf, none, concat, mask, nearest"):
         reduced("cropr:rest=logits", 0.7)
+
+
+def test_dynamicvit_is_held_to_the_teachers_features(scenes):
+    """A detector's patches have no classes, whose divergence from the teacher's would count."""
+    built = build(backbone(), parse_one("dynamicvit", True), 0.7)
+    objective = built.method.objective(Training(built.model.train(), criterion(), backbone))
+    terms, _ = objective(built.model, next(scenes.train_batches(0, 4)))
+    assert set(terms) == {"ce", "ratio", "token"} and all(float(term.total.detach()) > 0 for term in terms.values())
