@@ -47,12 +47,13 @@ def finished(out: Path) -> float:
     return time.monotonic() - begun
 
 
-def kill(out: Path, after_s: float, how: signal.Signals, everything: bool) -> str:
-    """Starts or continues the study, and ends it. -> what was hit"""
+def kill(out: Path, after_s: float, how: signal.Signals, everything: bool) -> str | None:
+    """Starts or continues the study, and ends it. -> what was hit, None: it had ended by itself"""
     process = start(out)
     try:
         process.wait(after_s)
-        return "nothing: it had ended"
+        assert process.returncode == 0, out.with_suffix(".log").read_text()
+        return None
     except subprocess.TimeoutExpired:
         pass
     if everything:
@@ -85,13 +86,16 @@ def survives(folder: Path, kills: int, seed: int) -> list[str]:
     """Raises AssertionError where a killed study ends otherwise than one left alone. -> what was hit"""
     rng = random.Random(seed)
     whole_s = finished(folder / "alone")
-    hit = []
-    for number in range(kills):
-        how, everything = SIGNALS[number % len(SIGNALS)], rng.random() < 0.5
-        hit.append(kill(folder / "killed", rng.uniform(2, whole_s), how, everything))
-        if (folder / "killed" / "report" / "table.md").exists() and number % 4 == 3:
-            os.rename(folder / "killed", folder / f"done-{number}")  # it was quicker than the kills: another one
-            assert content(folder / f"done-{number}") == content(folder / "alone"), hit
+    hit: list[str] = []
+    done = 0
+    while len(hit) < kills:
+        how, everything = SIGNALS[len(hit) % len(SIGNALS)], rng.random() < 0.5
+        if found := kill(folder / "killed", rng.uniform(2, whole_s), how, everything):
+            hit.append(found)
+            continue
+        os.rename(folder / "killed", folder / f"done-{done}")  # it was quicker than the kill: another one
+        assert content(folder / f"done-{done}") == content(folder / "alone"), hit
+        done += 1
     finished(folder / "killed")
     assert content(folder / "killed") == content(folder / "alone"), hit
     left = [*folder.glob("killed/**/.*.tmp")]
