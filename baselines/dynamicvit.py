@@ -200,7 +200,7 @@ class DynamicViTDenseObjective(DynamicViTObjective):
     name = "CE + ratio + KL of classified patches and token distillation"
 
     def __call__(self, model: ReducedViT, batch: Labelled) -> tuple[Terms, Counts]:
-        from cropr.dense import DenseViT
+        from cropr.dense import DenseViT, reads_maps
 
         assert isinstance(model, DenseViT) and isinstance(self.teacher, DenseViT)
         with torch.no_grad():
@@ -214,7 +214,7 @@ class DynamicViTDenseObjective(DynamicViTObjective):
         )
         terms = {"ce": Term(self.criterion(pixels, batch.target), "label", self.ce_weight), **distil}
         kl = terms.pop("kl")
-        if not hasattr(model.vit.head, "read"):
+        if not reads_maps(model.vit):
             terms["kl"] = kl._replace(weight=self.distill_weight / model.num_patches)  # a mean over patches too
         return terms, self.count(decisions[-1], batch.target)
 

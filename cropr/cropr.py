@@ -216,8 +216,8 @@ class Cropr(OnCroprSchedule):
 
     aux: str | None = option(
         None, "what the queries of dense tasks are asked for: dense, the class of each patch; presence, which classes "
-        "are in the image (one query; the paper's for detection); grid, which are in each cell of a coarse grid",
-        choices=AUXILIARY, dense="dense", unset="the class of the image",
+        "are in the image (one query); grid, which are in each cell of a coarse grid",
+        choices=AUXILIARY, unset="the class of the image; dense tasks: dense, in detection presence",
     )  # fmt: skip
     queries: int | None = option(
         None, "learned queries of each module", low=1, high=2**16,
@@ -258,18 +258,26 @@ class Cropr(OnCroprSchedule):
             self.pre_norm, self.mlp, self.mlp_ratio, self.detach, self.select, self.at_reducer,
         )  # fmt: skip
 
+    def asking(self, vit: nn.Module) -> Cropr:
+        """Itself with the auxiliary task of the paper where none is given."""
+        from cropr.dense import reads_maps
+
+        return replace(self, aux=self.aux or ("presence" if reads_maps(vit) else "dense")) if self.dense else self
+
     def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
-        if self.aux != "dense":
-            return super().place(vit, num_patches)
-        if self.queries not in (None, num_patches):
-            raise ValueError(f"a dense task has one query for each patch ({num_patches}), not {self.queries}")
-        return super(Cropr, replace(self, queries=num_patches)).place(vit, num_patches)
+        method = self.asking(vit)
+        if method.aux == "dense":
+            if self.queries not in (None, num_patches):
+                raise ValueError(f"a dense task has one query for each patch ({num_patches}), not {self.queries}")
+            method = replace(method, queries=num_patches)
+        return super(Cropr, method).place(vit, num_patches)
 
     def objective(self, training: Training) -> Objective:
         from cropr.dense_objective import CroprDenseObjective
 
         if self.dense:
-            return CroprDenseObjective(training.criterion, self.weight, self.ramp(training), self.cells)
+            cells = self.asking(training.model.vit).cells
+            return CroprDenseObjective(training.criterion, self.weight, self.ramp(training), cells)
         return CroprObjective(training.criterion, self.weight)
 
     def training_cost(self, budget: float | None) -> float:

@@ -23,7 +23,7 @@ from cropr.reducer import Reducer
 from cropr.tokens import Tokens, take
 from cropr.vit import ReducedViT
 
-__all__ = ["FUSIONS", "ON_FULL_GRID", "DenseViT", "nearest_live", "position_embedding"]
+__all__ = ["FUSIONS", "ON_FULL_GRID", "DenseViT", "nearest_live", "position_embedding", "reads_maps"]
 
 FUSIONS = ("llf", "none", "concat", "mask", "nearest", "logits")
 ON_FULL_GRID = ("llf", "mask")  # the last block runs on all patches again
@@ -64,7 +64,7 @@ class DenseViT(ReducedViT):
         if self.fusion not in (("unmerge",) if merging else (*FUSIONS, "unmerge")):
             valid = "unmerge, as its tokens merge" if merging else ", ".join(FUSIONS)
             raise ValueError(f"unknown fusion {fusion!r}; valid: {valid}")
-        if self.fusion == "logits" and hasattr(vit.head, "read"):
+        if self.fusion == "logits" and reads_maps(vit):
             others = ", ".join(name for name in FUSIONS if name != "logits")
             raise ValueError(
                 f"rest=logits classifies patches where they leave, which a detector does not; valid: {others}"
@@ -112,8 +112,8 @@ class DenseViT(ReducedViT):
         (patch_h, patch_w), (rows, columns) = self.vit.patch_embed.patch_size, self.grid_size
         # Contiguous: torch's kernel for the layout with channels last takes four times as long on a CPU (150 classes).
         maps = logits.transpose(1, 2).contiguous().unflatten(2, (rows, columns))
-        if (read := getattr(self.vit.head, "read", None)) is not None:  # a head of maps, such as a detector's
-            return read(maps)
+        if reads_maps(self.vit):
+            return self.vit.head.read(maps)
         pixels = F.interpolate(maps, size=(rows * patch_h, columns * patch_w), mode="bilinear")
         return pixels[..., : size[0], : size[1]]
 
@@ -160,6 +160,11 @@ class DenseViT(ReducedViT):
         model = DenseViT(self.vit, reducers, fusion=self.fusion, img_size=self.img_size)
         model.exits, model.mask_token = self.exits, self.mask_token
         return model
+
+
+def reads_maps(vit: nn.Module) -> bool:
+    """Its head reads maps of tokens, as a detector's does, and does not classify patches."""
+    return hasattr(vit.head, "read")
 
 
 def nearest_live(tokens: Tokens, columns: int) -> Tensor:

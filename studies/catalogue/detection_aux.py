@@ -13,14 +13,14 @@ STUDY = Study(
         "2,790 G MACs of linear layers), in segmentation a query for each patch; the paper does not compare them."
     ),
     expected=(
-        "presence (one query), grid (a query for each of 4 x 4 cells) and dense (one for each patch) within a point of "
-        "each other and above random pruning; for small objects dense above presence."
+        "presence (Cropr as it is in detection: one query), grid (a query for each of 4 x 4 cells) and dense (one for "
+        "each patch) within a point of each other and above random pruning; for small objects dense above presence."
     ),
     seen="not run to its end yet.",
     time="not measured yet.",
     values="recipes of the detection study; every auxiliary task has the same counts of patches.",
     task="detection",
-    reducers="none,random,cropr,cropr:aux=presence,cropr:aux=grid",
+    reducers="none,random,cropr,cropr:aux=grid,cropr:aux=dense",
     budgets="0.65",
     backbone=detection.BACKBONE_NAME,
     recipe=detection.FINETUNE,

@@ -91,3 +91,14 @@ def test_deployed_it_is_one_vector_and_decides_the_same(spec):
 def test_what_makes_no_sense_is_refused(spec, dense, message):
     with pytest.raises(ValueError, match=message):
         parse_one(spec, dense)
+
+
+@pytest.mark.parametrize(("task", "queries", "classes"), [("detection", 1, 10), ("segmentation", 64, 10)])
+def test_left_to_itself_it_asks_as_the_paper_does(task, queries, classes):
+    """In detection which classes are in the image, in segmentation for the class of each patch."""
+    built = model_of(task, "cropr")
+    reducer = built.model.reducers["0"]
+    assert reducer.queries.shape[1] == queries and reducer.aux_head.linear.out_features == classes
+    objective = built.method.objective(Training(built.model, load_task(task).criterion()))
+    assert objective.cells == ((1, 1) if task == "detection" else None)
+    assert str(built.method).startswith("cropr:rate=")
