@@ -237,11 +237,13 @@ class Cropr(OnCroprSchedule):
     def check(self) -> None:
         super().check()
         if not self.dense and self.aux is not None:
-            raise ValueError(f"aux={self.aux} of cropr is for dense tasks; classification asks for the class")
+            raise ValueError(f"aux={self.aux} of {self.name} is for dense tasks; classification asks for the class")
         if self.aux == "presence" and self.queries not in (None, 1):
-            raise ValueError(f"aux=presence of cropr has one query, not {self.queries}; see aux=grid")
+            raise ValueError(f"aux=presence of {self.name} has one query, not {self.queries}; see aux=grid")
         if self.aux == "grid" and math.isqrt(queries := self.queries or CELLS) ** 2 != queries:
-            raise ValueError(f"aux=grid of cropr has as many queries down as across: 4, 9, 16, ..., not {queries}")
+            raise ValueError(
+                f"aux=grid of {self.name} has as many queries down as across: 4, 9, 16, ..., not {queries}"
+            )
 
     @property
     def cells(self) -> tuple[int, int] | None:

@@ -133,8 +133,8 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
     if not (out / "study.json").exists():
         write_json(out / "study.json", identity)
         return
-    there = read(out / "study.json", StudyFile)
-    if differing := [key for key in identity if there.get(key, CHOICES.get(key)) != identity[key]]:
+    there = {**CHOICES, **read(out / "study.json", StudyFile)}
+    if differing := [key for key in identity if there.get(key) != identity[key]]:
         key = differing[0]
         raise ValueError(
             f"{out} holds another study: its {key} is {there.get(key)!r}, not {identity[key]!r}; give another --out"

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from results.pages import health_box, tables
-from results.records.frames import run_frame, speed_frame
+from results.records.frames import declared_metrics, run_frame, speed_frame
 from results.records.store import load_records
 from results.statistics.analysis import analyse
-from results.statistics.findings import Evidence, Health, add_findings, assess
+from results.statistics.findings import Evidence, add_findings, assess
 from results.statistics.health import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -17,31 +17,36 @@ README = (ROOT / "README.md").read_text()
 METHODS = ("Cropr", "DynamicViT", "EViT", "ToMe", "Random")
 
 
-def figures(study: str) -> tuple[pd.DataFrame, pd.DataFrame, Health]:
-    """Variants and differences of a committed study, and what casts doubt on them."""
-    records = load_records(ROOT / "docs" / "records" / study)
-    runs, speeds = run_frame([records]), speed_frame([records])
-    found = analyse(runs)
-    health = assess(Evidence(runs, found.variants, speeds, found.replicates, found.means), CHECKS)
-    add_findings(found.variants, health)
-    return tables.summary_frame(found.variants, speeds), found.pairs, health
-
-
 def lines(study: str) -> list[str]:
-    """The rows of its table in the README, below the head."""
-    summary, pairs, health = figures(study)
+    """The rows of its tables in the README, below their heads, and what casts doubt on them."""
+    records = load_records(ROOT / "docs" / "records" / study)
+    speeds, said, boxes = speed_frame([records]), [], []
+    metrics = [metric for metric in declared_metrics([records]) if metric.get("statistic") and not metric.get("of")]
+    for metric in metrics:
+        runs = run_frame([records], metric["name"])
+        found = analyse(runs)
+        health = assess(Evidence(runs, found.variants, speeds, found.replicates, found.means), CHECKS)
+        add_findings(found.variants, health)
+        boxes.append(health_box.markdown(health).splitlines())
+        said += rows_of(tables.summary_frame(found.variants, speeds), found.pairs, with_speed=metric is metrics[0])
+    return [*said, *boxes[0]]
+
+
+def rows_of(summary: pd.DataFrame, pairs: pd.DataFrame, with_speed: bool) -> list[str]:
+    """Of one metric."""
     metric = summary["metric_name"].iat[0]
     said = []
     for budget in sorted(summary["budget_asked"].dropna().unique(), reverse=True):
         rows = {row.label.split(" (")[0]: row for row in summary[summary["budget_asked"] == budget].itertuples()}
-        found = [rows[name] for name in METHODS]
+        found = [rows[name] for name in METHODS if name in rows]
         said += [
             row(f"at {budget:g}: {summary['metric_label'].iat[0]}, %", [tables._accuracy(r, metric) for r in found]),
             row("minus dense, points (p, Holm)", [tables._difference(r) for r in found]),
             row("minus random, points [95 %]", [minus_random(pairs, r, rows["Random"]) for r in found]),
-            row("throughput, × dense", [tables._spread(r, "ratio_to_dense") for r in found]),
         ]
-    return [*said, *health_box.markdown(health).splitlines()]
+        if with_speed:
+            said.append(row("throughput, × dense", [tables._spread(r, "ratio_to_dense") for r in found]))
+    return said
 
 
 def row(name: str, cells: list[str]) -> str:

@@ -165,7 +165,7 @@ def _draw_map(axes: Axes, shown: Map) -> None:
     for (x0, y0), (x1, y1), colour, name, dashed in shown.boxes:
         size, style = (x1 - x0, y1 - y0), "--" if dashed else "-"
         axes.add_patch(Rectangle((x0, y0), *size, fill=False, edgecolor=colour, linewidth=0.8, linestyle=style))
-        label = {"facecolor": colour, "edgecolor": "none", "pad": 0.4}
+        label = {"facecolor": colour, "linewidth": 0, "pad": 0.4}
         axes.text(x0, y0, printable(name), fontsize=4.5, color="white", va="top", clip_on=True, bbox=label)
 
 

@@ -76,5 +76,5 @@ def test_eva02_l_as_published():
         vit = timm.create_model(
             "eva02_large_patch14_448", img_size=1536, patch_size=16, num_classes=0, class_token=False
         )  # fmt: skip
-    macs = planned_macs(vit, {}, vit.patch_embed.num_patches)
+    macs = planned_macs(vit, {}, vit.patch_embed.grid_size)
     assert round(macs.linear / 1e9, 1) == 2789.9 and dense_macs(vit) == macs.total > 2 * macs.linear

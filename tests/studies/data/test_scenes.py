@@ -21,7 +21,8 @@ def without_digits(sources):
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert a.originals is b.originals is None
+    return all(torch.equal(x, y) for x, y in zip(a[:5], b[:5], strict=True))
 
 
 def test_digits_are_split_disjointly_and_by_class():
@@ -121,7 +122,7 @@ def test_batches_have_the_shapes_and_types_of_the_contract():
         batch = next(data.train_batches(0, 8))
         assert batch.images.shape == (8, 3, 32, 32) and batch.images.dtype == torch.float32
         assert batch.images.is_contiguous() and batch.target.shape == shape and batch.patch_target.shape == (8, 64)
-        assert {t.dtype for t in batch[1:]} == {torch.int64}
+        assert {t.dtype for t in batch[1:5]} == {torch.int64}
         assert batch.target.max() < data.num_classes
         # At a quarter of the photographs' contrast they vary less than the 0.25 that they are divided by.
         assert batch.images.mean().abs() < 0.5 and 0.3 < batch.images.std() < 1.5
@@ -220,6 +221,6 @@ def test_bad_arguments_are_named(options, message):
 def test_rows_and_turns_are_parts_of_the_batches():
     data = Scenes()
     whole, part = next(data.train_batches(1, 12, 3)), next(data.train_batches(1, 12, 3, slice(4, 9)))
-    assert all(torch.equal(ours, column[4:9]) for ours, column in zip(part, whole, strict=True))
+    assert all(torch.equal(ours, column[4:9]) for ours, column in zip(part[:5], whole[:5], strict=True))
     items = [torch.cat([b.item for b in data.test_batches(400, slice(turn, None, 2))]) for turn in range(2)]
     assert sorted(torch.cat(items).tolist()) == list(range(2022)) and len(items[0]) == 1200

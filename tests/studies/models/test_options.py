@@ -52,6 +52,7 @@ REFUSED = (
     | {("dynamicvit", "rest", "fuse", False)}
     | {(name, "schedule", "explicit", dense) for name in DROPPERS for dense in (False, True)}
     | {(name, "curriculum", "true", False) for name in DROPPERS}
+    | {(name, "aux", aux, False) for name in DROPPERS for aux in ("dense", "presence", "grid")}
 )
 
 

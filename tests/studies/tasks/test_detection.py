@@ -12,6 +12,7 @@ from cropr.dense import DenseViT
 from cropr.method import Training
 from results.statistics.average_precision import Matches, average_precision
 from studies.commands.run import Options, configs_of
+from studies.config import CHOICES
 from studies.data import Instances
 from studies.data.sets.scenes import Scenes
 from studies.measure.flops import check_macs
@@ -247,7 +248,7 @@ def test_boxes_alone_are_another_run():
 
 
 def hash_of(content):
-    for key in ("device", "data_dir", "own", "split", "pool"):
+    for key in ("device", "data_dir", "own", "split", *(set(CHOICES) & set(content))):
         del content[key]
     content["checkpoint"] = content.pop("checkpoint_digest")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

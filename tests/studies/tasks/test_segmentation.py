@@ -263,7 +263,7 @@ def test_show_draws_masks_kept_patches_and_errors():
     said[:4] = 5
     true[-2:] = 255
     maps, right = pixel_maps(true, said)
-    labels, predicted, errors = (picture for _, picture in maps)
+    labels, predicted, errors = (shown.picture for shown in maps)
     assert right == pytest.approx((true == said)[true != 255].mean())
     assert (labels[true == 0] == 0).all() and (labels[true == 255] == errors[-1, 0]).all()
     assert (predicted[:4] == predicted[0, 0]).all() and (errors[true == said] == 1).all()
