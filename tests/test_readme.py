@@ -86,4 +86,4 @@ def test_the_machine_and_the_commit_are_named(study):
 def test_records_are_small_and_hold_no_weights():
     files = [path for path in (ROOT / "docs" / "records").rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix not in (".json", ".npz", ".md")]
-    assert sum(path.stat().st_size for path in files) < 4 * 2**20
+    assert sum(path.stat().st_size for path in files) < 8 * 2**20

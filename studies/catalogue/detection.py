@@ -24,8 +24,15 @@ STUDY = Study(
         "layers), at the size of a laptop: one to four handwritten digits on a photograph, boxes and masks."
     ),
     expected="Cropr at 0.65 within 2 box AP and 2 mask AP of dense, random pruning on the same schedule below it.",
-    seen="not run to its end yet.",
-    time="not measured yet.",
+    seen=(
+        "over three seeds at 0.65 (commit bdfc8d7): dense 80.3 box AP and 41.0 mask AP; Cropr -0.6 and -0.1, random "
+        "pruning -1.4 and -0.8; Cropr minus random by size of objects +1.1, +0.9, +0.5 box AP. On seed 0 DynamicViT "
+        "-1.6 (with a further loss that it has no longer). EViT, ToMe and the budget 0.8 are not run to their end yet."
+    ),
+    time=(
+        "about 6 minutes on 2 cores for the backbone of a seed and 3.5 for each run, two of them at a time: 25 minutes "
+        "for one seed (added up from its runs, not measured as a whole)."
+    ),
     values=(
         "ours, not tuned: encoder, pyramid (2, 1 and 1/2 of the grid) and heads are trained together, then fine-tuned "
         "with each reducer. MACs and speed are those of the encoder alone."
