@@ -5,8 +5,6 @@ from __future__ import annotations
 from studies.catalogue import Study
 from studies.config import Recipe
 
-BACKBONE_NAME = "scenes_vit_sincos"
-
 BACKBONE = Recipe(epochs=30, batch_size=16, lr=1e-3, min_lr=1e-6, warmup_epochs=2, warmup_shape="cosine")
 FINETUNE = Recipe(
     epochs=8, batch_size=16, lr=1e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
@@ -39,7 +37,7 @@ STUDY = Study(
     ),
     task="detection",
     budgets="0.8,0.65",
-    backbone=BACKBONE_NAME,
+    backbone="scenes_vit_sincos",
     recipe=FINETUNE,
     backbone_recipe=BACKBONE,
     quick_recipe=QUICK_FINETUNE,

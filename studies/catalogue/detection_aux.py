@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study, detection
+from dataclasses import replace
 
-STUDY = Study(
+from studies.catalogue import detection
+
+STUDY = replace(
+    detection.STUDY,
     name="detection-aux",
     summary="what Cropr's queries are asked for in detection",
     claim="one query that is asked which classes are in the image chooses as well as a query for each patch.",
@@ -25,12 +28,7 @@ STUDY = Study(
     ),
     time="about 25 minutes on 2 cores for one seed with its backbone (one run, beside other work).",
     values="recipes of the detection study; every auxiliary task has the same counts of patches.",
-    task="detection",
     reducers="none,random,cropr,cropr:aux=grid,cropr:aux=dense",
     budgets="0.65",
-    backbone=detection.BACKBONE_NAME,
-    recipe=detection.FINETUNE,
-    backbone_recipe=detection.BACKBONE,
-    quick_recipe=detection.QUICK_FINETUNE,
-    quick_backbone_recipe=detection.QUICK_BACKBONE,
+    default_of_task=False,
 )

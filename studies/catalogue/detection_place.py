@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study, detection
+from dataclasses import replace
 
-STUDY = Study(
+from studies.catalogue import detection
+
+STUDY = replace(
+    detection.STUDY,
     name="detection-place",
     summary="where Cropr's modules sit in detection",
     claim="modules from a quarter of the depth on, as in the paper, lose no more than modules behind every block.",
@@ -21,12 +24,7 @@ STUDY = Study(
         "paper's five are four at this depth (behind blocks 1 to 4 of 0 to 5), even ones behind 1 and 3, late ones "
         "behind 2, 3 and 4."
     ),
-    task="detection",
     reducers="none,random,cropr,cropr:at=1/2/3/4,cropr:at=1/3,cropr:at=2/3/4",
     budgets="0.8",
-    backbone=detection.BACKBONE_NAME,
-    recipe=detection.FINETUNE,
-    backbone_recipe=detection.BACKBONE,
-    quick_recipe=detection.QUICK_FINETUNE,
-    quick_backbone_recipe=detection.QUICK_BACKBONE,
+    default_of_task=False,
 )

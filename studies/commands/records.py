@@ -61,7 +61,7 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str, ignore: i
     reduced, task = load(model), load_task(name)
     config = RunConfig(
         "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data,
-        ignore=ignore, img_size=reduced.vit.patch_embed.img_size[0],
+        ignore=ignore, img_size=reduced.vit.patch_embed.img_size[0], masks=saved["options"].get("masks", True),
     )  # fmt: skip
     items = create_dataset(config)
     _check_fits(reduced, items, model)

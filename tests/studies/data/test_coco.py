@@ -26,6 +26,7 @@ from studies.data.coco_files import find_split
 from studies.data.datasets import create_dataset
 from studies.data.loading import WrongFiles
 from studies.data.sets.coco import Coco
+from studies.models import deploy
 from studies.models.backbones import create_backbone, sized_for
 from studies.runs.run import execute
 from studies.study import check_identity
@@ -119,6 +120,12 @@ def test_boxes_stand_for_masks_where_there_are_none(root, masks):
     batch = next(made(root, masks=False).test_batches(5))
     for mask, box in zip(batch.target.masks[0], batch.target.boxes[0].round().int().tolist(), strict=True):
         assert abs(int(mask.sum()) - (box[2] - box[0]) * (box[3] - box[1])) <= 2 * sum(mask.shape)
+    vit = create_backbone(
+        "test_vit", pretrained=False, num_classes=len(IDS), detector=True, masks=False, **sized_for("test_vit", SIDE)
+    )
+    deploy.save(DenseViT(vit), root / "boxes", backbone="test_vit", data_config=None)
+    found = scored(root / "boxes", "coco", str(root), "cpu")  # of a detector of boxes alone nothing else is asked
+    assert found["num_items"] == 5 and "box_ap" in found and "mask_ap" not in found
 
 
 # ---- what is refused
