@@ -7,8 +7,8 @@ from studies.config import Recipe
 
 BACKBONE = Recipe(epochs=30, batch_size=16, lr=1e-3, min_lr=1e-6, warmup_epochs=2, warmup_shape="cosine")
 FINETUNE = Recipe(
-    epochs=8, batch_size=16, lr=1e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
-    evaluate_every=4, epoch_offset=1000,
+    epochs=5, batch_size=16, lr=1e-3, backbone_lr=0.25, layer_decay=0.75, warmup_epochs=1, warmup_shape="cosine",
+    evaluate_every=3, epoch_offset=1000,
 )  # fmt: skip
 QUICK_BACKBONE = Recipe(epochs=2, batch_size=32, lr=1e-3, warmup_epochs=0.5)
 QUICK_FINETUNE = Recipe(epochs=1, batch_size=32, lr=5e-4, warmup_epochs=0.1, epoch_offset=1000)

@@ -105,7 +105,7 @@ class DetectionHead(nn.Module):
         super().__init__()
         self.masks = masks
         small = patch_size < SMALL_PATCH
-        scales, channels = ((2.0, 1.0, 0.5), 64) if small else ((4.0, 2.0, 1.0, 0.5), 256)
+        scales, channels = ((2.0, 1.0, 0.5), 32) if small else ((4.0, 2.0, 1.0, 0.5), 256)
         hidden, proposals, sampled, most = (128, 64, 16, 10) if small else (1024, 1000, 512, 100)
         self.num_proposals, self.num_detections = proposals, most  # of an image, at most
         self.num_labels, self.patch_size = num_classes + 1, patch_size  # of a patch: the background is 0

@@ -80,7 +80,8 @@ class Scenes:
 
     `task` decides what `target` is: the class of the first digit, the class mask, or the objects. `seed` changes the
     training scenes only; the others are fixed. `num_digits` is the range of digits in a scene, both ends included.
-    `scored`: the split that stands for the test items. `sources`: raw material other than scikit-learn's.
+    `scored`: the split that stands for the test items. `once`: score one scene of each digit, as smoke runs do.
+    `sources`: raw material other than scikit-learn's.
     """
 
     name = "scenes"
@@ -95,6 +96,7 @@ class Scenes:
         patch_size: int = 4,
         num_digits: tuple[int, int] = (1, 1),
         scored: Split = "test",
+        once: bool = False,
         sources: Sources | None = None,
     ):
         if task not in TASKS:
@@ -108,7 +110,8 @@ class Scenes:
         self.num_classes = 11 if task == "segmentation" else 10
         self.sources = sources or load_sources()
         self.num_train = len(self.split["train"])  # scenes of an epoch: each training digit once
-        self.num_val, self.num_test = (len(self.split[name]) * REPEATS[name] for name in ("val", scored))
+        repeats = dict.fromkeys(REPEATS, 1) if once else REPEATS
+        self.num_val, self.num_test = (len(self.split[name]) * repeats[name] for name in ("val", scored))
 
     @cached_property
     def split(self) -> dict[Split, np.ndarray]:
@@ -352,7 +355,7 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
 
 def _make(config: RunConfig) -> Scenes:
     digits = (1, 1) if config.task == "classification" else (1, MAX_DIGITS)
-    return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split)
+    return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split, once=config.quick)
 
 
 DATASET = Dataset(

@@ -52,7 +52,7 @@ def test_test_items_are_looked_at_once(looked_at, tmp_path):
     assert [line["epoch"] for line in record["validation"]] == [0, 2, 3]
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line.get("val", {}).get("top1") for line in lines] == [None, *(v["top1"] for v in record["validation"][1:])]
-    assert record["num_items"] == Scenes().num_test and record["split"] == "test"
+    assert record["num_items"] == Scenes(once=True).num_test and record["split"] == "test"
     with np.load(folder / "predictions.npz") as arrays:
         assert set(arrays["cluster"].tolist()) == set(Scenes().split["test"].tolist())
     (row,) = run_frame([load_records(tmp_path)]).to_dict("records")
@@ -69,5 +69,5 @@ def test_what_begins_untrained_has_no_figure_before_training(looked_at, tmp_path
 
 def test_where_something_is_chosen_no_test_item_is_looked_at(looked_at, tmp_path):
     _, record = done(tmp_path, "random", split="val")
-    assert set(looked_at) == {"val"} and record["num_items"] == Scenes().num_val
+    assert set(looked_at) == {"val"} and record["num_items"] == Scenes(once=True).num_val
     assert record["metrics"]["final"]["top1"] == record["validation"][-1]["top1"]

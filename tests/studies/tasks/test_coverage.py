@@ -45,6 +45,7 @@ def places_held(tokens, image):
 @pytest.mark.parametrize("spec", ["random", "cropr", "evit", "tome", "dynamicvit"])
 def test_objects_with_a_token_against_loops(spec, batch):
     model = detector(spec, 0.45).model.fold()
+    model.vit.head.roi_heads.score_thresh = 1.0  # nothing is found, by chance neither
     said = evaluate(model, [batch], "cpu").facts
     states = states_of(model, batch.images)
     expected = {block: [0, 0, 0] for block in states}
@@ -63,7 +64,7 @@ def test_objects_with_a_token_against_loops(spec, batch):
     found = said["coverage"]
     assert found["blocks"] == list(states) and found["objects"] == objects and sum(objects) > 20
     assert found["covered"] == list(expected.values())
-    assert found["missed_without_token"] == uncovered  # nothing is learnt: nothing is found
+    assert found["missed_without_token"] == uncovered
     assert found["missed_with_token"] == [n - gone for n, gone in zip(objects, uncovered, strict=True)]
     assert (spec == "tome") == (sum(found["covered"][-1]) == sum(objects))  # what merges is still there
     assert said["object_areas"] == list(OBJECT_AREAS) and said["evaluator"].startswith("pycocotools ")
