@@ -40,13 +40,27 @@ class Matches:
     truths: np.ndarray  # [A, I, C] ground truths that are not ignored
 
     def to_arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """The arrays by name, each name after `prefix`, as np.savez takes them."""
-        return {prefix + field.name: getattr(self, field.name) for field in fields(self)}
+        """The arrays by name, each name after `prefix`, as np.savez takes them; those of bools as bits [D, A T / 8], of
+        which a file is a third as large."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        packed = {name: _packed(array) if array.dtype == bool else array for name, array in arrays.items()}
+        return {prefix + name: array for name, array in packed.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Matches":
-        """From what `to_arrays` gave; further arrays may stand beside it. KeyError where one is missing."""
-        return cls(**{field.name: arrays[prefix + field.name] for field in fields(cls)})
+        """From what `to_arrays` gave, or older records that have bools; further arrays may stand beside it. KeyError
+        where one is missing, ValueError where bits are too few."""
+        own = {field.name: arrays[prefix + field.name] for field in fields(cls)}
+        return cls(**{name: _unpacked(array) if array.dtype == np.uint8 else array for name, array in own.items()})
+
+
+def _packed(flags: np.ndarray) -> np.ndarray:
+    """[A, T, D] bool -> [D, A T / 8] uint8: what belongs to a detection stands together, where few patterns repeat."""
+    return np.packbits(flags.reshape(len(AREAS) * len(IOU_THRESHOLDS), -1), axis=0).T
+
+
+def _unpacked(bits: np.ndarray) -> np.ndarray:
+    return np.unpackbits(bits.T, axis=0).reshape(len(AREAS), len(IOU_THRESHOLDS), len(bits)).astype(bool)
 
 
 def average_precision(
