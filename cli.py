@@ -177,7 +177,9 @@ def study_options(
     random_at_counts: Annotated[
         bool, typer.Option("--random-at-counts", help="Beside each method random pruning at its very counts.")
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="One budget, little training: a smoke run.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One budget, little training, fewer test scenes: a smoke run.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -414,6 +416,7 @@ def evaluate(
     dataset: DatasetOption = "scenes",
     data: DataOption = None,
     ignore: IgnoreOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Of `scenes` one of each digit, as smoke runs.")] = False,
     device: DeviceOption = "auto",
     method: MethodOption = None,
 ) -> None:
@@ -423,7 +426,7 @@ def evaluate(
 
     with usage_errors():
         give_methods(method)
-        metrics = score(model, dataset, data, device, ignore)
+        metrics = score(model, dataset, data, device, ignore, quick)
     typer.echo(json.dumps(metrics))
 
 

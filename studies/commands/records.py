@@ -43,8 +43,10 @@ def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:
     return page.paths
 
 
-def evaluate(model: Path, dataset: str, data: str | None, device: str, ignore: int | None = None) -> dict[str, Any]:
-    """Metrics of a saved model on the test split. Raises ValueError, OSError."""
+def evaluate(
+    model: Path, dataset: str, data: str | None, device: str, ignore: int | None = None, quick: bool = False
+) -> dict[str, Any]:
+    """Metrics of a saved model on the test split, or what smoke runs see of it. Raises ValueError, OSError."""
     import torch
 
     from studies.config import RunConfig
@@ -62,6 +64,7 @@ def evaluate(model: Path, dataset: str, data: str | None, device: str, ignore: i
     config = RunConfig(
         "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data,
         ignore=ignore, img_size=reduced.vit.patch_embed.img_size[0], masks=saved["options"].get("masks", True),
+        quick=quick,
     )  # fmt: skip
     items = create_dataset(config)
     _check_fits(reduced, items, model)

@@ -144,7 +144,7 @@ def test_it_goes_through_run_report_show_and_evaluate(mine, tmp_path):
     assert f"Mine #{name[5:]}" in table and "to random at the same counts" in table
     refused = study("evaluate", run / "model")
     assert refused.returncode == 2 and "--method" in refused.stderr
-    scored = study("evaluate", run / "model", "--method", mine)
+    scored = study("evaluate", run / "model", "--quick", "--method", mine)
     assert json.loads(scored.stdout)["top1"] == record["metrics"]["final"]["top1"]
     shown = study("show", out, "--items", "0", "--method", mine, "--out", tmp_path)
     assert shown.returncode == 0 and (tmp_path / "tokens_0.png").stat().st_size > 1000
