@@ -17,7 +17,8 @@ from studies.models.methods import builtin
 
 
 def test_every_method_and_option_is_explained():
-    assert list(names("reducers")) == list(builtin())
+    known = [name for name in names("reducers") if "#" not in name]  # other tests of this process may have loaded files
+    assert known == list(builtin())
     for name, cls in builtin().items():
         assert cls.summary() and cls.label and cls.version >= 1, name
         for key, option in cls.options().items():

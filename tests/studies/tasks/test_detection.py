@@ -170,20 +170,20 @@ def test_the_loss_is_torchvisions_and_of_each_image_alike(scenes):
 
 
 def test_a_few_steps_find_the_digits(scenes):
-    """Ten scenes learnt by heart are found again; the same steps with boxes of other scenes are not."""
+    """Six scenes learnt by heart are found again; the same steps with boxes of other scenes are not."""
 
     def learnt(shift):
-        model, batch = DenseViT(backbone()), scenes.batch("train", np.arange(10))
+        model, batch = DenseViT(backbone()), scenes.batch("train", np.arange(6))
         target = type(batch.target)(*(part.roll(shift, 0) for part in batch.target))
         optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.0)
         for _ in range(120):
             model.train()
             optimizer.zero_grad()
-            criterion()(model(batch.images), target).div(10).backward()
+            criterion()(model(batch.images), target).div(6).backward()
             optimizer.step()
         return evaluate(model, [batch], "cpu").metrics
 
-    found, lost = learnt(0), learnt(5)
+    found, lost = learnt(0), learnt(3)
     assert found["box_ap50"] > 0.5 > lost["box_ap50"] + 0.2, (found, lost)
 
 
