@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from results.statistics.average_precision import Matches, average_precision, average_recall
+from results.statistics.metrics.average_precision import Matches, average_precision, average_recall
 from studies.tasks import TASKS
 
 DENSE_MACS_G = 0.0503

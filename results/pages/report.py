@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from results.pages import health_box, notes, objects, tables
+from results.pages import answer_box, health_box, notes, objects, tables
 from results.pages.latex import latex
 from results.records import frames
 from results.records.published import published_points
@@ -18,6 +18,7 @@ from results.statistics.analysis import analyse
 from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
+from results.statistics.question import Answered, answer
 
 __all__ = ["Report", "build"]
 
@@ -32,14 +33,15 @@ class Report:
     summary: pd.DataFrame  # one row per variant, as in summary.csv
     notes: tuple[str, ...]
     health: Health
+    answers: tuple[Answered, ...]  # one for each study that declared a question
     terminal: RenderableType
 
 
 def build(dirs: Sequence[Path], published: bool = False) -> Report:
     """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex and the figures into `report/` of
-    the first of `dirs`; several are compared in one report. Of a task with more metrics than one each further one has
-    its table, its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is
-    named below the table.
+    the first of `dirs`, and answer.json where one of them declared a question; several are compared in one report. Of a
+    task with more metrics than one each further one has its table, its files and its figures, with its name in theirs.
+    Only finished runs are in it; what is missing is named below the table.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -67,11 +69,16 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         below += [note for note in one.replicates.notes if note not in below]
     summaries = [tables.summary_frame(one.variants, speeds) for one in analyses]
     summary = summaries[0]
+    asked = tuple(
+        answer(study.study["question"], name, analyses)
+        for study, name in zip(studies, frames.study_names(studies), strict=True)
+        if study.study.get("question")
+    )
 
     coverage = coverage_frame(found)
     figures = _figures(summaries, speeds, coverage, title, published)
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
-    text = tables.markdown(summary, below, title, health_box.markdown(health))
+    text = tables.markdown(summary, below, title, answer_box.markdown(asked) + health_box.markdown(health))
     text += "".join(f"\n{tables.scores_markdown(other)}" for other in summaries[1:])
     details = {}
     for metric in metrics:
@@ -86,6 +93,8 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         "speed.csv": speeds.to_csv(index=False),
         "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
     }
+    if asked:
+        texts["answer.json"] = json.dumps(answer_box.json_values(asked), indent=1, ensure_ascii=False) + "\n"
     for ending, one, own in zip(["", *(f"_{metric}" for metric in others)], analyses, summaries, strict=True):
         texts[f"summary{ending}.csv"] = own.to_csv(index=False)
         texts[f"pairwise{ending}.csv"] = one.pairs.to_csv(index=False)
@@ -108,8 +117,9 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
             paths.append(folder / f"{name}.{kind}")
             write_bytes(paths[-1], data)
     written = Text(f"written to {folder}", style="dim")
-    terminal = Group(health_box.terminal(health), tables.terminal(summaries, below, title), written)
-    return Report(tuple(paths), summary, tuple(below), health, terminal)
+    boxes = [*answer_box.terminal(asked), health_box.terminal(health)]
+    terminal = Group(*boxes, tables.terminal(summaries, below, title), written)
+    return Report(tuple(paths), summary, tuple(below), health, asked, terminal)
 
 
 def _figures(

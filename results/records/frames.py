@@ -10,7 +10,7 @@ import pandas as pd
 from results.records.schema import Declared, Epoch, read_log
 from results.records.store import CorruptRecord, Records
 
-__all__ = ["PACKAGE", "PROVENANCE", "declared_metrics", "run_frame", "speed_frame"]
+__all__ = ["PACKAGE", "PROVENANCE", "declared_metrics", "run_frame", "speed_frame", "study_names"]
 
 # Headlines, shares in 0..1, as records declare them; those of records that were made before they did.
 _BEFORE: tuple[Any, ...] = (

@@ -4,7 +4,7 @@ Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segm
 here in percent and points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,14 +16,15 @@ from results.records.store import CorruptRecord
 from results.statistics import bootstrap
 from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
-from results.statistics.statistic import STATISTICS, read_values
+from results.statistics.metrics.statistic import STATISTICS, read_values
 
 __all__ = [
-    "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
-    "largest_families", "pairwise", "replicate", "same_training",
+    "POINTS", "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
+    "largest_families", "paired_runs", "pairwise", "replicate", "same_training",
 ]  # fmt: skip
 
-_POINTS = 100.0  # share to percent, difference of shares to points
+POINTS = 100.0  # share to percent, difference of shares to points
+_BLOCK = 4_000_000  # entries of resampled differences held at a time: 32 MB
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,15 @@ def add_differences_to_dense(
     variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray
 ) -> None:
     """Puts the difference of every variant to the dense model of its group into the frame: `difference_points` with
-    `_low` and `_high`, `p` and `p_holm` (one family: all differences to dense of the group)."""
+    `_low`, `_high` and `_sd` (over resamples), `p` and `p_holm` (one family: all differences to dense of the group),
+    and the row of that model, `dense_row` (-1: there is none)."""
     pairs = []
     for _, group in variants.groupby(GROUP, dropna=False):
         dense = group[group["is_dense"] & (group["status"] == "done")]
         for row in group.index[~group["is_dense"] & (group["status"] == "done")]:
             if len(dense):
-                pairs.append((row, same_training(dense, variants.loc[row])))
-    frame = differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
-    for column in frame:
-        variants[column] = frame[column].reindex(variants.index)
+                pairs.append((row, dense.index[0] if len(dense) == 1 else same_training(dense, variants.loc[row])))
+    _add(variants, differences(pairs, variants, runs, replicates, means), "", "dense_row")
     variants["p_holm"] = variants.groupby(GROUP, dropna=False)["p"].transform(bootstrap.holm)
 
 
@@ -111,27 +111,33 @@ def add_differences_to_random(
     variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray
 ) -> None:
     """Puts the difference of every variant that chooses to random pruning at the same counts into the frame:
-    `over_random_points` with `_low` and `_high`, `over_random_p` and `_p_holm` (a family of its own); NaN where there
-    is none."""
+    `over_random_points` with `_low`, `_high` and `_sd`, `over_random_p` and `_p_holm` (a family of its own); NaN where
+    there is none; and the row of that pruning, `random_row` (-1: there is none)."""
     pairs = []
     for _, group in variants[variants["status"] == "done"].groupby(GROUP, dropna=False):
-        chance = group[group["role"] == "random"]
-        for row in group.index[group["role"].isin(["method", "control"])]:
-            if (twin := _twin(variants.loc[row], chance)) is not None:
+        chance = dict(tuple(group[group["role"] == "random"].groupby("tokens")))
+        chooses = group[group["role"].isin(["method", "control"]) & group["tokens"].isin(chance)]
+        for row, tokens in chooses["tokens"].items():
+            if (twin := _twin(variants.loc[row], chance[tokens])) is not None:
                 pairs.append((row, twin))
-    frame = differences(pairs, variants, runs, replicates, means).set_index("row").drop(columns="other")
-    for column in frame:
-        variants[f"over_random_{column.removeprefix('difference_')}"] = frame[column].reindex(variants.index)
+    _add(variants, differences(pairs, variants, runs, replicates, means), "over_random_", "random_row")
     groups = variants.groupby(GROUP, dropna=False)
     variants["over_random_p_holm"] = groups["over_random_p"].transform(bootstrap.holm)
 
 
-def _twin(variant: pd.Series, chance: pd.DataFrame) -> int | None:
-    """The row of random pruning that leaves as many tokens at every block as `variant` and does the same with the rest.
+def _add(variants: pd.DataFrame, frame: pd.DataFrame, prefix: str, other: str) -> None:
+    """Puts the columns of `differences`, one row for each variant at most, into the frame."""
+    frame = frame.set_index("row")
+    variants[other] = frame.pop("other").reindex(variants.index, fill_value=-1)
+    for column in frame:
+        name = f"{prefix}{column.removeprefix('difference_')}" if prefix else column
+        variants[name] = frame[column].reindex(variants.index)
+
+
+def _twin(variant: pd.Series, same: pd.DataFrame) -> int | None:
+    """The row of random pruning, of `same` that leave as many tokens at every block, that does the same with the rest.
     Where nothing is said of the rest (all merge, or an older record) the counts alone decide."""
-    same = chance[(chance["tokens"] == variant["tokens"]) & chance["tokens"].notna()]
-    alike = same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])
-    same = same[alike]
+    same = same[same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])]
     return None if same.empty else same_training(same, variant)
 
 
@@ -163,30 +169,57 @@ def differences(
     replicates: Replicates,
     means: np.ndarray,
 ) -> pd.DataFrame:
-    """One row per pair: the difference row minus other over the seeds both have, on the items both saw; NaN where they
-    share none."""
-    members = variants["members"].to_list()
+    """One row per pair: the difference row minus other over the seeds both have, on the items both saw, with its
+    interval, its standard deviation over resamples and its p; NaN where they share none."""
+    rows, others = np.array(pairs, dtype=int).reshape(-1, 2).T
+    members, seeds = variants["members"].to_list(), runs["seed"].to_numpy()
+    of_seeds = _numbered(tuple(seeds[own]) for own in members)
+    whole = np.array([replicates.observed[own].mean() for own in members])
+    seen = np.array([_only(replicates.population[own]) for own in members])
+    observed = np.where((seen[rows] == seen[others]) & (seen[rows] >= 0), whole[rows] - whole[others], np.nan)
+    unlike = of_seeds[rows] != of_seeds[others]
+    low, high, sd, p = np.full((4, len(pairs)), np.nan)
+    size = max(1, _BLOCK // means.shape[1])
+    for start in range(0, len(pairs), size):
+        block = slice(start, start + size)
+        resampled = means[rows[block]] - means[others[block]]  # the mean is linear: no need to go back to the runs
+        for i in start + np.flatnonzero(unlike[block]):
+            ours, theirs = paired_runs(rows[i], others[i], variants, runs, replicates)
+            gaps = replicates.accuracy[ours] - replicates.accuracy[theirs]
+            observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean() if len(ours) else np.nan
+            resampled[i - start] = bootstrap.resample_seeds(gaps) if len(ours) else np.nan
+        low[block], high[block] = bootstrap.interval(resampled)
+        sd[block], p[block] = resampled.std(axis=-1), bootstrap.p_value(resampled)
+    columns = {"": observed, "_low": low, "_high": high, "_sd": sd}
+    frame = pd.DataFrame({"row": rows, "other": others})
+    frame = frame.assign(**{f"difference{end}_points": POINTS * values for end, values in columns.items()}, p=p)
+    frame.loc[np.isnan(observed), frame.columns[2:]] = np.nan
+    return frame
+
+
+def paired_runs(
+    row: int, other: int, variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of two variants with the seeds both have, by seed, [S] each; none where they share no seed, or these saw
+    different items."""
+    ours, theirs = variants["members"].iat[row], variants["members"].iat[other]
     seeds = runs["seed"].to_numpy()
-    seeds_of = [tuple(seeds[rows]) for rows in members]
-    observed = np.full(len(pairs), np.nan)
-    low, high, p = observed.copy(), observed.copy(), observed.copy()
-    for i, (row, other) in enumerate(pairs):
-        ours, theirs = members[row], members[other]
-        if seeds_of[row] != seeds_of[other]:
-            ours, theirs = _common_seeds(ours, theirs, seeds)
-        saw = set(replicates.population[ours]) | set(replicates.population[theirs])
-        if len(saw) != 1 or -1 in saw:
-            continue
-        observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean()
-        if len(ours) == len(members[row]) and len(theirs) == len(members[other]):
-            resampled = means[row] - means[other]  # the mean is linear: no need to go back to the runs
-        else:
-            resampled = bootstrap.resample_seeds(replicates.accuracy[ours] - replicates.accuracy[theirs])
-        low[i], high[i] = bootstrap.interval(resampled)
-        p[i] = bootstrap.p_value(resampled)
-    columns = {"difference_points": observed, "difference_low_points": low, "difference_high_points": high}
-    frame = pd.DataFrame(pairs, columns=["row", "other"], dtype=int)
-    return frame.assign(**{name: _POINTS * values for name, values in columns.items()}, p=p)
+    _, first, second = np.intersect1d(seeds[ours], seeds[theirs], return_indices=True)
+    ours, theirs = ours[first], theirs[second]
+    if not len(ours) or _only(replicates.population[[*ours, *theirs]]) < 0:
+        return ours[:0], theirs[:0]
+    return ours, theirs
+
+
+def _only(population: np.ndarray) -> int:
+    """The population that all of some runs saw; -1 where they saw different ones, or have no predictions."""
+    return int(population[0]) if len(set(population)) == 1 else -1
+
+
+def _numbered(values: Iterable[Hashable]) -> np.ndarray:
+    """Equal values have equal numbers."""
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(value, len(number)) for value in values])
 
 
 def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:
@@ -195,8 +228,3 @@ def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:
         f"{runs['id'].iat[row]}: its record says {runs['metric'].iat[row]:.2%}, its predictions {observed[row]:.2%}."
         for row in np.flatnonzero(apart)
     ]
-
-
-def _common_seeds(ours: np.ndarray, theirs: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    _, first, second = np.intersect1d(seeds[ours], seeds[theirs], return_indices=True)
-    return ours[first], theirs[second]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from results.records.frames import PACKAGE
 
-__all__ = ["GROUP", "mixed_notes", "pareto_front", "twin_notes", "variant_frame"]
+__all__ = ["GROUP", "mixed_notes", "pareto_front", "twin_notes", "variant_frame", "variant_name"]
 
 GROUP = ["study", "task", "dataset", "backbone", "data_fingerprint", "quick"]  # differences are taken within a group
 
@@ -66,6 +66,14 @@ def variant_frame(runs: pd.DataFrame) -> pd.DataFrame:
     )
     frame["on_front"] = _on_front(frame)
     return frame
+
+
+def variant_name(variant: Any) -> str:
+    """Of a row of the frame: its curve, and where it lies on it."""
+    if variant.is_dense:
+        return variant.curve
+    asked = variant.variant.partition(":")[2] if pd.isna(variant.budget_asked) else f"{variant.budget_asked:g}"
+    return f"{variant.curve} at {asked}" if asked else variant.curve
 
 
 def pareto_front(x: np.ndarray, y: np.ndarray, maximise_x: bool) -> np.ndarray:

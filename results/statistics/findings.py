@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from results.statistics.compare import Replicates, differences
+from results.statistics.curves import variant_name
 
 __all__ = ["Check", "Evidence", "Finding", "Health", "Look", "add_findings", "assess"]
 
@@ -106,7 +107,7 @@ def assess(evidence: Evidence, checks: Sequence[Check]) -> Health:
         for rows, seen, marks in looks:
             if seen:
                 own = evidence.variants.loc[list(rows)]
-                names = tuple(_name(variant) for variant in own.itertuples())
+                names = tuple(variant_name(variant) for variant in own.itertuples())
                 study = str(own["study"].iat[0])
                 findings.append(Finding(check.name, check.about, study, names, rows, seen, check.advice, marks))
     return Health(len(checks), num_looked, tuple(findings), tuple(unchecked))
@@ -122,10 +123,3 @@ def add_findings(variants: pd.DataFrame, health: Health) -> None:
                 for row in finding.rows:
                     names[row][finding.check] = None
         variants[column] = ["; ".join(own) for own in names]
-
-
-def _name(variant: Any) -> str:
-    if variant.is_dense:
-        return variant.curve
-    asked = variant.variant.partition(":")[2] if pd.isna(variant.budget_asked) else f"{variant.budget_asked:g}"
-    return f"{variant.curve} at {asked}" if asked else variant.curve

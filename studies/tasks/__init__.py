@@ -23,7 +23,7 @@ __all__ = ["TASKS", "Evaluation", "Metric", "Task", "TaskInfo", "declared", "loa
 
 class Metric(NamedTuple):
     """One figure of a task, as records declare it. `statistic` says how test items make it, for paired statistics, see
-    results/statistics/statistic.py; "": it is only shown. `of`: the metric whose detail it is."""
+    results/statistics/metrics/statistic.py; "": it is only shown. `of`: the metric whose detail it is."""
 
     name: str  # among the metrics of an evaluation
     label: str

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from results.statistics.average_precision import AREAS, IOU_THRESHOLDS, Matches
+from results.statistics.metrics.average_precision import AREAS, IOU_THRESHOLDS, Matches
 from studies.data import COCO_AREAS
 
 __all__ = ["METRICS", "Scored", "evaluate_coco", "evaluator"]

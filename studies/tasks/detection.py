@@ -85,7 +85,7 @@ def evaluate(
     """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world` have.
     Metrics: the twelve of COCO for boxes and for
     masks (`box_ap`, `mask_ap50`, ...), of a detector of boxes alone those of boxes, as shares. Predictions hold the
-    matches of each image (see results/statistics/average_precision.py), with `box_` and `mask_` before their names.
+    matches of each image (see results/statistics/metrics/average_precision.py), with `box_` and `mask_` before.
     Facts: what scored, the limits between the sizes of objects, and their coverage (see coverage.py), missed where no
     box matches.
     """

@@ -12,7 +12,7 @@ import synthetic_records
 from results.pages.report import build
 from results.records.store import read_predictions
 from results.statistics.bootstrap import Population, cluster_weights, resample_seeds
-from results.statistics.statistic import STATISTICS
+from results.statistics.metrics.statistic import STATISTICS
 
 SIZES = ("small", "medium", "large")
 

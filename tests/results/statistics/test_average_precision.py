@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from results.statistics.average_precision import (
+from results.statistics.metrics.average_precision import (
     AREAS,
     IOU_THRESHOLDS,
     RECALLS,

@@ -10,7 +10,7 @@ from command_line import study
 
 from cropr.dense import DenseViT
 from cropr.method import Training
-from results.statistics.average_precision import Matches, average_precision
+from results.statistics.metrics.average_precision import Matches, average_precision
 from studies.commands.run import Options, configs_of
 from studies.config import CHOICES
 from studies.data import Instances

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from results.records.store import CorruptRecord, read_predictions
-from results.statistics import average_precision, bootstrap
-from results.statistics.average_precision import AREAS, Matches
+from results.statistics import bootstrap
 from results.statistics.bootstrap import Population
+from results.statistics.metrics import average_precision
+from results.statistics.metrics.average_precision import AREAS, Matches
 
 __all__ = ["STATISTICS", "Statistic", "read_values"]
 

@@ -1,0 +1,69 @@
+"""What the spread of a paired difference comes from, and what size of study would see it.
+
+Letters: S seeds, C clusters of test items, B resamples. A seed's difference on a cluster is taken as the true one plus
+what the seed, the cluster, and the seed on this cluster add; their variances are told apart as in a two-way analysis of
+variance (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, isnan, nan
+
+import numpy as np
+from scipy.stats import norm
+
+from results.statistics.bootstrap import CONFIDENCE
+
+__all__ = ["DETECTABLE", "POWER", "Spread", "smallest_p"]
+
+POWER = 0.8
+_Z = float(norm.ppf((1 + CONFIDENCE) / 2))
+DETECTABLE = _Z + float(norm.ppf(POWER))  # a true difference of so many standard errors is seen with POWER
+
+
+def smallest_p(num_seeds: int) -> float:
+    """The smallest two-sided p of the exact sign-flip test over paired seeds: all of S differences agree in sign."""
+    return 2.0 ** (1 - num_seeds)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of a paired difference, in the square of its unit. `seed`: of seeds, NaN of a single one; `items`: of
+    the mean over C clusters, shared by all seeds; `both`: of that mean, each seed's own (0 of a single one, whose is in
+    `items`)."""
+
+    num_seeds: int
+    num_clusters: int
+    seed: float
+    items: float
+    both: float
+
+    @classmethod
+    def of(cls, observed: np.ndarray, resampled: np.ndarray, num_clusters: int) -> Spread:
+        """From the difference of each seed, [S], and in every resample of the items, [S, B]."""
+        num_seeds, one = len(observed), float(resampled.var(axis=1).mean())
+        if num_seeds == 1:
+            return cls(1, num_clusters, nan, one, 0.0)
+        shared = float(resampled.mean(axis=0).var())  # items + both / S
+        both = min(one, max(0.0, (one - shared) * num_seeds / (num_seeds - 1)))
+        seed = max(0.0, float(observed.var(ddof=1)) - both)
+        return cls(num_seeds, num_clusters, seed, one - both, both)
+
+    def half_width(self, num_seeds: float, num_clusters: float) -> float:
+        """Of an interval with so many seeds and clusters; NaN with other seeds than the only one there is."""
+        seed = 0.0 if isnan(self.seed) and num_seeds == 1 else self.seed
+        items = self.items + self.both / num_seeds
+        return _Z * (seed / num_seeds + items * self.num_clusters / num_clusters) ** 0.5
+
+    def seeds_for(self, half_width: float) -> int | None:
+        """Seeds with which the interval is no wider on these items; None: no number of them."""
+        left = (half_width / _Z) ** 2 - self.items
+        return None if isnan(self.seed) or left <= 0 else ceil((self.seed + self.both) / left)
+
+    def clusters_for(self, half_width: float) -> int | None:
+        """Clusters with which the interval is no wider with these seeds; None: no number of them."""
+        seed = 0.0 if isnan(self.seed) else self.seed
+        left = (half_width / _Z) ** 2 - seed / self.num_seeds
+        items = self.items + self.both / self.num_seeds
+        return None if left <= 0 else ceil(items * self.num_clusters / left)
