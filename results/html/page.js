@@ -236,7 +236,7 @@ function published(kind, cost) {
 function draw() {
   const { kind, cost, metric } = view();
   const grid = { gridcolor: color("--line"), linecolor: color("--soft"), zeroline: false, ticks: "outside", tickcolor: color("--soft"), automargin: true };
-  const label = (axis) => (kind === "relative" ? axis.relative_label : axis.label);
+  const label = (axis) => ({ text: kind === "relative" ? axis.relative_label : axis.label, font: { size: 13 } });
   const narrow = plot.clientWidth < 480;
   const layout = {
     height: narrow ? 340 : 460, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false, hovermode: "closest",
@@ -245,8 +245,8 @@ function draw() {
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--ink") },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--ink") },
     hoverlabel: { bgcolor: color("--panel"), bordercolor: color("--line"), align: "left", font: { size: 12, color: color("--ink") } },
-    xaxis: { ...grid, title: { text: label(cost) }, type: on("log") ? "log" : "linear", showgrid: false },
-    yaxis: { ...grid, title: { text: label(metric) } },
+    xaxis: { ...grid, title: label(cost), type: on("log") ? "log" : "linear", showgrid: false },
+    yaxis: { ...grid, title: label(metric) },
   };
   const all = traces();
   Plotly.react(plot, all, layout, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], toImageButtonOptions: { format: "svg" } });
