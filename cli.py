@@ -54,6 +54,7 @@ WindowOption = Annotated[
     str | None,
     typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
 ]
+PageOption = Annotated[bool, typer.Option("--page/--no-page", help="Write report/index.html, a page to explore.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -226,6 +227,7 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
+    page: PageOption = True,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
@@ -241,7 +243,7 @@ def run(
                 return
             speed.run(timing, progress=lambda text: typer.echo(text, err=True))
     if timing is not None:
-        report([options.directory])
+        print_report([options.directory], page=page)
         return
     with usage_errors():
         configs = configs_of(options)
@@ -256,7 +258,7 @@ def run(
         typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
         where = options.directory / "runs" / "ID" / "failure.json"
         typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
-    print_report([options.directory], code=FAILED)
+    print_report([options.directory], page=page, code=FAILED)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -389,10 +391,11 @@ def report(
     dirs: Annotated[list[Path], typer.Argument(help="Record directories; several are compared.")],
     published: Annotated[bool, typer.Option("--published", help="Overlay published numbers.")] = False,
     agree: Annotated[bool, typer.Option("--agree", help="Two records of one study: do they say the same?")] = False,
+    page: PageOption = True,
 ) -> None:
-    """Tables and plots out of the records alone, also while runs are still going."""
+    """Tables, plots and a page out of the records alone, also while runs are still going."""
     if not agree:
-        print_report(dirs, published)
+        print_report(dirs, published, page)
         return
     from studies.commands.records import write_agreement
 
@@ -402,11 +405,11 @@ def report(
         typer.echo("\n".join(map(str, write_agreement(*dirs))))
 
 
-def print_report(dirs: list[Path], published: bool = False, code: int = USAGE) -> None:
+def print_report(dirs: list[Path], published: bool = False, page: bool = True, code: int = USAGE) -> None:
     from studies.commands.records import write_report
 
     with usage_errors(code):
-        paths = write_report(dirs, published)
+        paths = write_report(dirs, published, page)
     typer.echo("\n".join(str(path) for path in paths))
 
 

@@ -1,4 +1,4 @@
 """Records on disk and what is made of them: intervals, tables, plots. Knows no model and imports no torch.
 
-The arrows run one way: records <- statistics <- figures <- pages.
+The arrows run one way: records <- statistics <- figures <- html <- pages.
 """

@@ -9,6 +9,7 @@ from results.statistics.metrics.average_precision import Matches, average_precis
 from studies.tasks import TASKS
 
 DENSE_MACS_G = 0.0503
+MARKUP = "<script>alert('&amp;')</script>"  # a name that must stay text
 SKILL = {"none": 0.0, "random": 6.0, "cropr": 0.6, "tome": 1.2, "evit": 0.9, "dynamicvit": 1.6}  # points lost at 0.5
 LABEL = {
     "none": "Dense",

@@ -42,7 +42,7 @@ _ACCURACY: dict[str, Any] = {
     "y": "metric_percent", "y_label": "{metric}{kind}, %", "y_spread": ("metric_low_percent", "metric_high_percent"),
 }  # fmt: skip
 _IMAGES_SPREAD = ("images_per_s_p5", "images_per_s_p95")
-_GMACS: dict[str, Any] = {"x": "macs_g", "x_label": "MACs per image, 10⁹"}
+_GMACS: dict[str, Any] = {"x": "macs_g", "x_label": "MACs per image, {power}"}
 _BARS = "Bars: 95 % interval of the metric"
 PANELS = (
     Panel(

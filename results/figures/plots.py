@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 
 from results.figures.fonts import FAMILIES, missing_said
 from results.figures.labels import Label, write_labels
+from results.figures.numbers import macs_unit
 from results.figures.panels import Panel
 from results.statistics.curves import GROUP, pareto_front
 
@@ -34,7 +35,7 @@ _RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
     "ytick.labelsize": 6, "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5,
     "xtick.major.size": 2, "ytick.major.size": 2, "axes.spines.top": False, "axes.spines.right": False,
     "lines.linewidth": 1.0, "lines.markersize": 3.6,
-    "svg.hashsalt": "cropr-study", "savefig.dpi": DPI, "figure.dpi": DPI,
+    "svg.hashsalt": "cropr-study", "pdf.fonttype": 42, "savefig.dpi": DPI, "figure.dpi": DPI,
 }  # fmt: skip
 # after Okabe and Ito (2008), safe for colour-blind readers, orange and sky blue darkened to serve for text as well
 _COLORS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B8860B", "#3A9BD9", "#7F3C8D", "#5C5C5C"]
@@ -65,7 +66,10 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
     kind = " accuracy" if first["metric_statistic"] == "mean" else ""
     y_label = panel.y_label.format(metric=first["metric_label"], kind=kind)
     with styled():
-        figure, axes = _figure(panel.x_label, y_label, title)
+        unit = macs_unit(points["macs_g"])
+        figure, axes = _figure(panel.x_label.format(power=unit.power), y_label, title)
+        if x == "macs_g":
+            axes.xaxis.set_major_formatter(lambda giga, _: f"{giga * unit.per_giga:,.10g}")
         if panel.front:
             _draw_fronts(axes, points, x, y, maximise_x=panel.cheap_end == "right")
         if panel.ideal:
@@ -106,11 +110,12 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def figure_bytes(figure: Figure, kind: Literal["png", "svg", "pdf"]) -> bytes:
     """The file; without date and with fixed ids, so that the same figure gives the same bytes."""
     buffer = io.BytesIO()
+    dated: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with styled():
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=dated[kind])
     return buffer.getvalue()
 
 

@@ -1,12 +1,14 @@
 """Cost, speed and memory against the size of the image, from timings that cover several sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from results.figures.numbers import macs_unit
 from results.figures.plots import curve_styles, styled
 
 __all__ = ["CAPTION", "draw_scaling"]
@@ -17,7 +19,7 @@ CAPTION = (
 )
 _SIZE_IN = (3.4, 5.4)
 _ROWS = (
-    ("macs_g", "MACs per image, 10⁹"), ("images_per_s_median", "throughput, images/s"),
+    ("macs_g", "MACs per image, {power}"), ("images_per_s_median", "throughput, images/s"),
     ("peak_memory_mib", "peak memory, MiB"),
 )  # fmt: skip
 
@@ -40,6 +42,7 @@ def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
 
 def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -> Figure:
     styles = curve_styles(rows["variant"].unique(), rows.loc[rows["role"] == "dense", "variant"].unique())
+    unit = macs_unit(rows["macs_g"])
     with styled():
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         FigureCanvasAgg(figure)
@@ -56,12 +59,12 @@ def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -
                     marker=style.marker, markersize=4, markeredgecolor="white", markeredgewidth=0.4, elinewidth=0.5,
                     label=points["label"].iloc[0],
                 )  # fmt: skip
-            axes.set(xscale="log", ylabel=label)
+            axes.set(xscale="log", ylabel=label.format(power=unit.power))
             if column != "peak_memory_mib":
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # labels of nine steps a decade overlap
                 axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
+            axes.yaxis.set_major_formatter(_ticks(unit.per_giga if column == "macs_g" else 1.0))
             axes.grid(axis="y", color="#EEEEEE", linewidth=0.4)
         every[-1].set_xticks(sorted(rows["img_size"].unique()), minor=False)
         every[-1].set_xticks([], minor=True)
@@ -69,3 +72,7 @@ def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -
         every[-1].set_xlabel("image side, px")
         every[0].legend(fontsize=5.5, frameon=False, handlelength=3)
     return figure
+
+
+def _ticks(factor: float) -> Callable[[float, Any], str]:
+    return lambda value, _: f"{value * factor:,.3g}" if value * factor < 1000 else f"{value * factor:,.0f}"

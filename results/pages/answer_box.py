@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isnan
 from typing import Any
 
 from rich.panel import Panel
 from rich.text import Text
 
+from results.html.content import About
 from results.pages.tables import escape_markdown
 from results.statistics.question import Answered
 
-__all__ = ["json_values", "markdown", "terminal"]
+__all__ = ["about", "json_values", "markdown", "terminal"]
 
 _STYLE = {"yes": "green", "no": "red", "not decided": "yellow"}
 _MAX_ON_TERMINAL = 8
@@ -39,6 +40,13 @@ def terminal(asked: Sequence[Answered]) -> list[Panel]:
             text.append(f"\n{more} more in answer.json" if more > 0 else "", style="not bold dim")
         boxes.append(Panel(text, title="question", title_align="left", border_style=_STYLE[one.verdict]))
     return boxes
+
+
+def about(study: About, one: Answered | None) -> About:
+    """What the page says of a study, with its question and the answers where it declared one."""
+    if one is None:
+        return study
+    return replace(study, question=_head(one, 1), answer=" ".join(answer.sentence for answer in one.answers))
 
 
 def json_values(asked: Sequence[Answered]) -> list[dict[str, Any]]:

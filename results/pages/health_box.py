@@ -6,10 +6,11 @@ from typing import Any
 from rich.panel import Panel
 from rich.text import Text
 
+from results.html.content import Findings
 from results.pages.tables import escape_markdown
 from results.statistics.findings import Finding, Health
 
-__all__ = ["json_values", "markdown", "terminal"]
+__all__ = ["json_values", "markdown", "parts", "terminal"]
 
 _MAX_NAMES = 6  # of variants in one sentence; health.json has all
 
@@ -36,6 +37,12 @@ def terminal(health: Health) -> Panel:
     if health.unchecked:
         text.append(f"\n{_unchecked(health)}", style="dim")
     return Panel(text, title="health", title_align="left", border_style="yellow" if health.findings else "green")
+
+
+def parts(health: Health) -> Findings:
+    """The same in pieces, for the page."""
+    checks = [(check, own[0].advice, [_sentence(finding) for finding in own]) for check, own in _by_check(health)]
+    return Findings(_headline(health), checks, _unchecked(health) if health.unchecked else "")
 
 
 def json_values(health: Health) -> dict[str, Any]:

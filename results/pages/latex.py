@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-import pandas as pd
+from results.html.content import Grid
 
-from results.pages.tables import columns_of, scores_of
-
-__all__ = ["latex"]
+__all__ = ["IN_LATEX", "latex"]
 
 
-def latex(summary: pd.DataFrame, notes: Sequence[str], title: str, costs: bool = True) -> str:
-    """A table* across both columns of a paper, or the scores of it alone."""
-    columns = columns_of(summary) if costs else scores_of(summary)
-    numbers = f"{'r' * (len(columns) - 4)}ll" if costs else "r" * (len(columns) - 2)
-    lines = [" & ".join(_escape_latex(cell(row)) for cell in columns.values()) + r" \\" for row in summary.itertuples()]
+def latex(scores: Grid, notes: Sequence[str], title: str, costs: bool = True) -> str:
+    """A table* across both columns of a paper, of all columns or of scores without `costs`."""
+    numbers = f"{'r' * (len(scores.header) - 4)}ll" if costs else "r" * (len(scores.header) - 2)
+    lines = [" & ".join(map(_escape_latex, row)) + r" \\" for row in scores.rows]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs,graphicx}",
@@ -21,7 +18,7 @@ def latex(summary: pd.DataFrame, notes: Sequence[str], title: str, costs: bool =
             rf"\caption{{{_escape_latex(title)}}}",
             rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{ll{numbers}}}",
             r"\toprule",
-            " & ".join(_escape_latex(name) for name in columns) + r" \\",
+            " & ".join(map(_escape_latex, scores.header)) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
@@ -34,11 +31,11 @@ def latex(summary: pd.DataFrame, notes: Sequence[str], title: str, costs: bool =
     )
 
 
-_LATEX = {"±": r"$\pm$", "→": r"$\to$", "×": r"$\times$", "−": "$-$", "–": "--", "†": r"\textsuperscript{\dag}"} | {
+IN_LATEX = {"±": r"$\pm$", "→": r"$\to$", "×": r"$\times$", "−": "$-$", "–": "--", "†": r"\textsuperscript{\dag}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
     **{character: "\\" + character for character in "&%$#_{}"},
 }  # fmt: skip
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(IN_LATEX.get(character, character) for character in text)

@@ -5,12 +5,14 @@ from itertools import pairwise
 
 import pandas as pd
 
+from results.figures.numbers import macs_unit
+from results.html.content import Grid
 from results.records.frames import PACKAGE, PROVENANCE
 from results.records.store import Records
 from results.statistics.compare import Replicates, largest_families
 from results.statistics.curves import mixed_notes, twin_notes
 
-__all__ = ["footnotes", "missing_notes", "title_of"]
+__all__ = ["footnotes", "missing_notes", "provenance", "title_of"]
 
 _ALPHA = 0.05
 _OTHER_SPEED = 1 / 3  # relative, of the dense model between two timings in one setting
@@ -44,10 +46,11 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
         if done["seeds"].nunique() > 1:
             counts = ", ".join(f"{count} with {seeds}" for seeds, count in done["seeds"].value_counts().items())
             notes.append(f"Not every variant has the same number of seeds: {counts}.")
+    unit = macs_unit(variants["macs_g"])
     notes.append(
-        "Budget: share of the dense model's MACs, asked → reached. GMACs: multiply-accumulates of one image, 10⁹; "
-        "scoring is part of them and stands apart in brackets; those of linear layers leave out scoring and the "
-        "products of queries, keys and values. Training: seconds of fine-tuning, mean over seeds."
+        f"Budget: share of the dense model's MACs, asked → reached. {unit.name}: multiply-accumulates of one "
+        f"image, {unit.power}; scoring is part of them and stands apart in brackets; those of linear layers leave out "
+        "scoring and the products of queries, keys and values. Training: seconds of fine-tuning, mean over seeds."
     )
     behind = variants[variants["macs_pyramid_g"].notna()]
     if len(behind):
@@ -57,6 +60,20 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
         )
     notes += _speed_notes(speeds, done) + _made_with(runs) + _object_notes(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
+
+
+def provenance(runs: pd.DataFrame) -> Grid:
+    """What the runs of each study were made with, one column a study; of several values how many runs had each."""
+    studies = runs.groupby("study", sort=False)
+    columns = ["data_fingerprint", *PROVENANCE, *(column for column in runs if column.startswith(PACKAGE))]
+    rows = []
+    for column in columns:
+        cells = []
+        for _, own in studies:
+            counts = own[column].dropna().astype(str).value_counts()
+            cells.append(", ".join(f"{value} ({n})" if len(counts) > 1 else value for value, n in counts.items()))
+        rows.append([column.removeprefix(PACKAGE).replace("_", " "), *cells])
+    return Grid("Provenance", ["", *(str(study) for study, _ in studies)], rows)
 
 
 def missing_notes(studies: Sequence[Records]) -> list[str]:

@@ -5,36 +5,39 @@ from typing import Any
 
 import pandas as pd
 
-from results.pages.tables import NOTHING, budget, fixed, pipes, signed
+from results.figures.numbers import NOTHING, fixed, signed
+from results.html.content import Grid
+from results.pages.tables import budget
 from results.records.schema import Declared
 
-__all__ = ["coverage_markdown", "details_markdown"]
+__all__ = ["coverage_grid", "details_grids"]
 
 
-def details_markdown(details: pd.DataFrame, metric: Declared) -> str:
+def details_grids(details: pd.DataFrame, metric: Declared) -> list[Grid]:
     """A table of `metric` and its details, and one of their differences to random pruning, if there is any."""
     names = list(dict.fromkeys(details["metric"]))
     labels = details.drop_duplicates("metric")["label"]
     labels = ["all" if name == metric["name"] else label for name, label in zip(names, labels, strict=True)]
-    text = f"## {metric['label']} in detail, %\n\n{_table(details, names, labels, _mean)}\n"
-    if details["sd_points"].notna().any():
-        text += "\n± is the standard deviation over seeds.\n"
+    said = "± is the standard deviation over seeds." if details["sd_points"].notna().any() else ""
+    grids = [Grid(f"{metric['label']} in detail, %", *_table(details, names, labels, _mean), said)]
     differ = details[details["over_random_points"].notna()]
     if differ.empty:
-        return text
+        return grids
     labels = [label for name, label in zip(names, labels, strict=True) if name in set(differ["metric"])]
     names = [name for name in names if name in set(differ["metric"])]
-    heading = f"## {metric['label']}: to random pruning at the same counts, points [95 % interval]"
-    return f"{text}\n{heading}\n\n{_table(differ, names, labels, _difference)}\n"
+    heading = f"{metric['label']}: to random pruning at the same counts, points [95 % interval]"
+    return [*grids, Grid(heading, *_table(differ, names, labels, _difference))]
 
 
-def _table(details: pd.DataFrame, names: Sequence[str], labels: Sequence[str], cell: Any) -> str:
+def _table(
+    details: pd.DataFrame, names: Sequence[str], labels: Sequence[str], cell: Any
+) -> tuple[list[str], list[list[str]]]:
     rows = []
     for _, own in details.groupby(["study", "variant", "curve"], sort=False):
         by_name = {row.metric: row for row in own.itertuples()}
         first = next(iter(by_name.values()))
         rows.append([first.curve, budget(first), *(cell(by_name[n]) if n in by_name else NOTHING for n in names)])
-    return pipes(["method", "budget", *labels], rows)
+    return ["method", "budget", *labels], rows
 
 
 def _mean(row: Any) -> str:
@@ -46,7 +49,7 @@ def _difference(row: Any) -> str:
     return f"{points} [{low}, {high}]"
 
 
-def coverage_markdown(coverage: pd.DataFrame) -> str:
+def coverage_grid(coverage: pd.DataFrame) -> Grid:
     """Shares of objects with a live token behind the last reduction, by size, and what was missed without one."""
     sizes = list(dict.fromkeys(coverage["size"]))
     rows = []
@@ -63,4 +66,4 @@ def coverage_markdown(coverage: pd.DataFrame) -> str:
     header = ["method", "budget", "last reduction: block", *(f"{size}, %" for size in sizes)]
     header += ["missed of those without a token", "missed of those with one"]
     said = "Missed: no box of its class overlaps it by half. Sums over seeds; every block and size is in coverage.csv."
-    return f"## Objects with a live token behind the last reduction\n\n{pipes(header, rows)}\n\n{said}\n"
+    return Grid("Objects with a live token behind the last reduction", header, rows, said)

@@ -1,26 +1,32 @@
 """Everything in DIR/report/ from the records alone, also while runs are still going."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from results.html.content import About, Content, Grid
+from results.html.page import page as html
 from results.pages import answer_box, health_box, notes, objects, tables
-from results.pages.latex import latex
+from results.pages.latex import IN_LATEX, latex
+from results.pages.made import guide, points_of, unfinished
 from results.records import frames
 from results.records.published import published_points
-from results.records.store import load_records, write_bytes, write_text
+from results.records.store import Records, load_records, write_bytes
 from results.statistics.analysis import analyse
 from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 from results.statistics.question import Answered, answer
 
-__all__ = ["Report", "build"]
+__all__ = ["Page", "Report", "build"]
+
+Figures = dict[str, tuple[str, dict[str, bytes]]]  # caption, and files by kind
 
 _MAX_PAIRS = 100  # more than that are in pairwise.csv only
 
@@ -37,11 +43,30 @@ class Report:
     terminal: RenderableType
 
 
-def build(dirs: Sequence[Path], published: bool = False) -> Report:
-    """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex and the figures into `report/` of
-    the first of `dirs`, and answer.json where one of them declared a question; several are compared in one report. Of a
-    task with more metrics than one each further one has its table, its files and its figures, with its name in theirs.
-    Only finished runs are in it; what is missing is named below the table.
+@dataclass(frozen=True)
+class Page:
+    """What index.html says that no run holds: what a study claims or asks (of its name and its study.json), the command
+    that makes the runs of a variant again (of the folder of one of them, and how many seeds), and a script for a page
+    that is served."""
+
+    about: Callable[[str, dict[str, Any]], About] | None = None
+    command: Callable[[Path, int], str] | None = None
+    live: str = ""
+
+    def said(self, studies: Sequence[Records], asked: Sequence[Answered]) -> list[About]:
+        if self.about is None:
+            return []
+        answered = {one.study: one for one in asked}
+        said = [self.about(name, study.study) for name, study in zip(frames.study_names(studies), studies, strict=True)]
+        return [answer_box.about(each, answered.get(each.study)) for each in said]
+
+
+def build(dirs: Sequence[Path], published: bool = False, page: Page | None = None) -> Report:
+    """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex, the figures, answer.json where a
+    study declared a question, with `page` index.html, and README.md, which says what each file is, into `report/` of
+    the first of `dirs`; several are compared in one report. Of a task with more metrics than one each further one has
+    its table, its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is
+    named below the table.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -60,7 +85,8 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     variants = found.variants
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     title = notes.title_of(variants)
-    below = [*notes.footnotes(runs, variants, speeds, found.replicates), *notes.missing_notes(studies)]
+    below = notes.footnotes(runs, variants, speeds, found.replicates)
+    missing = notes.missing_notes(studies)
     metrics = frames.declared_metrics(studies)
     others = [metric["name"] for metric in metrics[1:] if metric.get("statistic") and not metric.get("of")]
     analyses = [found, *(analyse(frames.run_frame(studies, metric)) for metric in others)]
@@ -68,27 +94,24 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         add_findings(one.variants, health)
         below += [note for note in one.replicates.notes if note not in below]
     summaries = [tables.summary_frame(one.variants, speeds) for one in analyses]
-    summary = summaries[0]
     asked = tuple(
         answer(study.study["question"], name, analyses)
         for study, name in zip(studies, frames.study_names(studies), strict=True)
         if study.study.get("question")
     )
+    scores = [tables.texts_of(one, tables.scores_of(one) if i else None) for i, one in enumerate(summaries)]
 
     coverage = coverage_frame(found)
+    details = {
+        metric["name"]: detail_frame(studies, [metric, *own])
+        for metric in metrics
+        if (own := [detail for detail in metrics if detail.get("of") == metric["name"]])
+    }
     figures = _figures(summaries, speeds, coverage, title, published)
-    captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
-    text = tables.markdown(summary, below, title, answer_box.markdown(asked) + health_box.markdown(health))
-    text += "".join(f"\n{tables.scores_markdown(other)}" for other in summaries[1:])
-    details = {}
-    for metric in metrics:
-        if own := [detail for detail in metrics if detail.get("of") == metric["name"]]:
-            details[metric["name"]] = detail_frame(studies, [metric, *own])
-            text += f"\n{objects.details_markdown(details[metric['name']], metric)}"
-    if len(coverage):
-        text += f"\n{objects.coverage_markdown(coverage)}"
-    if len(methods := tables.glossary(variants)):
-        text += f"\n## Methods\n\n{methods}"
+    sections = [grid for metric in metrics if metric["name"] in details
+                for grid in objects.details_grids(details[metric["name"]], metric)]  # fmt: skip
+    sections += [objects.coverage_grid(coverage)] if len(coverage) else []
+    sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
         "speed.csv": speeds.to_csv(index=False),
         "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
@@ -99,32 +122,50 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         texts[f"summary{ending}.csv"] = own.to_csv(index=False)
         texts[f"pairwise{ending}.csv"] = one.pairs.to_csv(index=False)
         if 0 < len(one.pairs) <= _MAX_PAIRS:
-            text += f"\n{tables.pairs_markdown(one.pairs, own['metric_label'].iat[0] if ending else '')}"
+            sections.append(tables.pairs_grid(one.pairs, own["metric_label"].iat[0] if ending else ""))
     if details:
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(coverage):
         texts["coverage.csv"] = coverage.to_csv(index=False)
-    texts["table.md"] = f"{text}\n## Figures\n\n{captions}"
-    texts["table.tex"] = latex(summary, below, title)
-    texts["table.tex"] += "".join(f"\n{latex(other, [], title, costs=False)}" for other in summaries[1:])
+    box = answer_box.markdown(asked) + health_box.markdown(health)
+    texts["table.md"] = _markdown(scores, [*below, *missing], title, box, sections, figures)
+    texts["table.tex"] = latex(scores[0], [*below, *missing], title)
+    texts["table.tex"] += "".join(f"\n{latex(other, [], title, costs=False)}" for other in scores[1:])
+    if page is not None:
+        pictures = {name: (caption, files["svg"]) for name, (caption, files) in figures.items()}
+        content = Content(
+            title, summaries, scores, texts["summary.csv"].splitlines(), points_of(analyses, page.command),
+            page.said(studies, asked), health_box.parts(health), sections, pictures, published_points(summaries[0]),
+            published, below, unfinished(studies), notes.provenance(runs), IN_LATEX,
+        )  # fmt: skip
+        texts["index.html"] = html(content, page.live)
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {f"{name}.{kind}": data for name, (_, own) in figures.items() for kind, data in own.items()}
+    captions = {name: caption for name, (caption, _) in figures.items()}
+    files["README.md"] = guide([*files, "README.md"], captions).encode()
     folder = dirs[0] / "report"
     folder.mkdir(exist_ok=True)
-    for name, content in texts.items():
-        write_text(folder / name, content)
-    paths = [folder / name for name in texts]
-    for name, (_, files) in figures.items():
-        for kind, data in files.items():
-            paths.append(folder / f"{name}.{kind}")
-            write_bytes(paths[-1], data)
+    for name, data in files.items():
+        write_bytes(folder / name, data)
     written = Text(f"written to {folder}", style="dim")
     boxes = [*answer_box.terminal(asked), health_box.terminal(health)]
-    terminal = Group(*boxes, tables.terminal(summaries, below, title), written)
-    return Report(tuple(paths), summary, tuple(below), health, asked, terminal)
+    terminal = Group(*boxes, tables.terminal(summaries, [*below, *missing], title), written)
+    paths = tuple(folder / name for name in files)
+    return Report(paths, summaries[0], (*below, *missing), health, asked, terminal)
+
+
+def _markdown(
+    scores: Sequence[Grid], below: Sequence[str], title: str, box: str, sections: Sequence[Grid], figures: Figures
+) -> str:
+    text = tables.markdown(scores[0], below, title, box)
+    text += "".join(f"\n{tables.section(grid)}" for grid in [*scores[1:], *sections])
+    captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
+    return f"{text}\n## Figures\n\n{captions}"
 
 
 def _figures(
     summaries: Sequence[pd.DataFrame], speeds: pd.DataFrame, coverage: pd.DataFrame, title: str, published: bool
-) -> dict[str, tuple[str, dict[str, bytes]]]:
+) -> Figures:
     """Caption and files (by kind) of every figure that has something to show: of the first metric all, of the others
     those that show it, with its name in place of `accuracy`."""
     from results.figures import coverage as covered
@@ -145,7 +186,7 @@ def _figures(
     found["coverage"] = (covered.CAPTION, covered.draw_coverage(coverage, title))
     found["scaling_img_size"] = (scaling.CAPTION, scaled)
     return {
-        name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg")})
+        name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg", "pdf")})
         for name, (caption, figure) in found.items()
         if figure is not None
     }

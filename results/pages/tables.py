@@ -1,6 +1,5 @@
 """The summary as CSV, Markdown and a terminal table. Costs are multiply-accumulates (MACs)."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +9,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from results.figures.numbers import NOTHING, Unit, fixed, macs_unit, number, p_text, signed
+from results.html.content import Grid
+
 __all__ = [
-    "NOTHING", "budget", "columns_of", "escape_markdown", "fixed", "glossary", "markdown", "number", "pairs_markdown",
-    "pipes", "scores_markdown", "scores_of", "signed", "summary_frame", "terminal",
+    "NOTHING", "budget", "columns_of", "escape_markdown", "fixed", "glossary", "markdown", "number",
+    "pairs_grid", "pipes", "scores_of", "section", "signed", "summary_frame", "terminal", "texts_of",
 ]  # fmt: skip
 
-NOTHING = "–"
 MIXED = "†"  # marks a row whose records were not all made alike; a note says what differs
 
 _SPEED = [
@@ -28,7 +29,8 @@ _IDENTITY = [
     "schedule_kind", "seeds", "num_items", "clusters",
 ]  # fmt: skip
 _REST = [
-    "train_peak_memory_mib", "train_s", "objective", "lr", "own", "epochs", "on_front", "mixed", "findings",
+    "train_peak_memory_mib", "train_s", "objective", "lr", "own", "epochs", "on_front", "no_method", "mixed",
+    "findings",
     "speed_findings", "rest", "tokens",
     "metric_name", "metric_label", "metric_statistic", "quick", "task", "dataset",
     "backbone", "data_fingerprint", "options", "method_version", "commit", "device_name", "dtype", "num_threads",
@@ -37,7 +39,7 @@ _REST = [
 
 OVER_RANDOM = "to random at the same counts, points (p)"
 _COSTS = (
-    "images/s", "× dense", "latency, ms", "decoder, GMACs", "peak memory, MiB: inference / training", "training, s",
+    "images/s", "× dense", "latency", "decoder", "peak memory", "training",
     "objective", "lr", "settings of its own",
 )  # fmt: skip
 Cell = Callable[[Any], str]  # a row of the summary (named tuple) -> text
@@ -70,28 +72,34 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 
 
-def markdown(summary: pd.DataFrame, notes: Sequence[str], title: str, box: str = "") -> str:
+def texts_of(summary: pd.DataFrame, columns: dict[str, Cell] | None = None) -> Grid:
+    """The texts of all columns; of a further metric (with `scores_of`) those that it does not share with the first."""
+    columns = columns_of(summary) if columns is None else columns
+    rows = [[cell(row) for cell in columns.values()] for row in summary.itertuples()]
+    return Grid(summary["metric_label"].iat[0], [*columns], rows)
+
+
+def markdown(scores: Grid, notes: Sequence[str], title: str, box: str = "") -> str:
     """The whole table with its notes, under a `box`."""
     below = "".join(f"- {escape_markdown(note)}\n" for note in notes)
-    return f"# {title}\n\n{box}\n{_body(summary, columns_of(summary))}\n\n{below}"
+    return f"# {title}\n\n{box}\n{pipes(scores.header, scores.rows)}\n\n{below}"
 
 
-def scores_markdown(summary: pd.DataFrame) -> str:
-    """What is said of a further metric: the table without what it shares with that of the first."""
-    return f"## {summary['metric_label'].iat[0]}\n\n{_body(summary, scores_of(summary))}\n"
+def section(grid: Grid) -> str:
+    """A further table under its heading, in Markdown; a folded one is a line that opens."""
+    text = pipes(grid.header, grid.rows)
+    if grid.folded:
+        text = f"<details><summary>{len(grid.rows)} rows</summary>\n\n{text}\n\n</details>"
+    return f"## {grid.heading}\n\n{text}\n" + (f"\n{grid.said}\n" if grid.said else "")
 
 
-def _body(summary: pd.DataFrame, columns: dict[str, Cell]) -> str:
-    return pipes([*columns], [[cell(row) for cell in columns.values()] for row in summary.itertuples()])
-
-
-def glossary(variants: pd.DataFrame) -> str:
-    """A line for each method: what it is, and its paper; empty where the records do not say."""
+def glossary(variants: pd.DataFrame) -> Grid:
+    """A row for each method: what it is, and its paper; empty where the records do not say."""
     rows = variants.dropna(subset="about").drop_duplicates("reducer")
-    return "".join(f"- {escape_markdown(f'{row.reducer}: {row.about}')}\n" for row in rows.itertuples())
+    return Grid("Methods", ["method", "what it is"], [[row.reducer, row.about] for row in rows.itertuples()])
 
 
-def pairs_markdown(pairs: pd.DataFrame, metric: str = "") -> str:
+def pairs_grid(pairs: pd.DataFrame, metric: str = "") -> Grid:
     """Differences between methods at the same budget, in a further `metric`."""
     header = ["budget", "method", "minus", "difference, points", "95 % interval", "p", "p (Holm)"]
     rows = [
@@ -102,7 +110,7 @@ def pairs_markdown(pairs: pd.DataFrame, metric: str = "") -> str:
         ]
         for row in pairs.sort_values("budget_asked", ascending=False, kind="stable").itertuples()
     ]  # fmt: skip
-    return f"## Between methods at the same budget{metric and ': '}{metric}\n\n{pipes(header, rows)}\n"
+    return Grid(f"Between methods at the same budget{metric and ': '}{metric}", header, rows)
 
 
 def terminal(summaries: Sequence[pd.DataFrame], notes: Sequence[str], title: str) -> Group:
@@ -111,7 +119,7 @@ def terminal(summaries: Sequence[pd.DataFrame], notes: Sequence[str], title: str
     shown = [_terminal_table(first, columns_of(first, brief=True), title)]
     for other in others:
         brief = columns_of(other, brief=True)
-        shown.append(_terminal_table(other, {name: brief[name] for name in brief if name not in _COSTS}, ""))
+        shown.append(_terminal_table(other, {name: brief[name] for name in brief if not _is_cost(name)}, ""))
     return Group(*shown, Text("\n".join(["bold: on the Pareto front", *notes]), style="dim"))
 
 
@@ -127,32 +135,36 @@ def _terminal_table(summary: pd.DataFrame, columns: dict[str, Cell], title: str)
     return table
 
 
-_DETECTOR: dict[str, Cell] = {
-    "pyramid / heads, GMACs (proposals)": lambda row: (
-        NOTHING
-        if pd.isna(row.macs_pyramid_g)
-        else f"{number(row.macs_pyramid_g)} / {number(row.macs_heads_g)} ({row.num_proposals:,.0f})"
-    ),
-}
 _WHOLE_MODEL: dict[str, Cell] = {
     "whole model, images/s": lambda row: _spread(row, "whole_images_per_s"),
     "whole model, × dense": lambda row: _spread(row, "ratio_to_dense_whole"),
 }
 
 
+def _is_cost(title: str) -> bool:
+    return title.partition(",")[0] in _COSTS
+
+
 def scores_of(summary: pd.DataFrame) -> dict[str, Cell]:
     """The columns that differ from metric to metric, and what rows are told by."""
-    return {name: cell for name, cell in columns_of(summary).items() if name not in _COSTS}
+    return {name: cell for name, cell in columns_of(summary).items() if not _is_cost(name)}
 
 
 def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
     """Titles of all columns, or of those that fit a terminal, and what stands in them."""
     metric, name = summary[["metric_name", "metric_label"]].iloc[0]
+    unit = macs_unit(summary["macs_g"])
+    macs = f"{unit.name} (scoring)"
+    seldom: list[tuple[str, str, Cell]] = [
+        ("macs_linear_g", f"linear layers, {unit.name}", lambda row: unit.text(row.macs_linear_g)),
+        ("macs_decoder_g", f"decoder, {unit.name}", lambda row: unit.text(row.macs_decoder_g)),
+        ("macs_pyramid_g", f"pyramid / heads, {unit.name} (proposals)", lambda row: _detector(row, unit)),
+    ]
     columns: dict[str, Cell] = {
         "method": lambda row: row.curve + (MIXED if row.mixed else ""),
         "budget": budget,
-        "GMACs (scoring)": lambda row: (
-            number(row.macs_g) + (f" ({number(row.macs_scoring_g, 2)})" if row.macs_scoring_g > 0 else "")
+        macs: lambda row: (
+            unit.text(row.macs_g) + (f" ({unit.text(row.macs_scoring_g, 2)})" if row.macs_scoring_g > 0 else "")
         ),
         f"{name}, %": lambda row: _accuracy(row, metric),
         f"{name} of best epoch, on the items it is chosen by, %": lambda row: fixed(
@@ -163,9 +175,7 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
-        **({"linear layers, GMACs": lambda row: number(row.macs_linear_g)} if "macs_linear_g" in summary else {}),
-        **({"decoder, GMACs": lambda row: number(row.macs_decoder_g)} if "macs_decoder_g" in summary else {}),
-        **(_DETECTOR if "macs_pyramid_g" in summary else {}),
+        **{title: cell for column, title, cell in seldom if column in summary},
         **(_WHOLE_MODEL if "whole_images_per_s_median" in summary else {}),
         "peak memory, MiB: inference / training": lambda row: _memory(row),
         "training, s": lambda row: number(row.train_s),
@@ -181,7 +191,7 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
     kept = (
         "method",
         "budget",
-        "GMACs (scoring)",
+        macs,
         f"{name}, %",
         "to dense, points (p)",
         OVER_RANDOM,
@@ -196,31 +206,6 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
     return {name: columns[name] for name in kept}
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Significant digits without exponents: 0.0251, 4.60, 61.6, 12,345."""
-    if pd.isna(value):
-        return NOTHING
-    if abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:.{decimals}f}"
-
-
-def signed(value: float) -> str:
-    """Points with a sign and one decimal."""
-    return NOTHING if pd.isna(value) else f"{value:+.1f}".replace("-", "−")
-
-
-def p_text(p: float) -> str:
-    """A p value as papers write it."""
-    return NOTHING if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def fixed(value: float, decimals: int) -> str:
-    """With so many decimals."""
-    return NOTHING if pd.isna(value) else f"{value:.{decimals}f}"
-
-
 def budget(row: Any) -> str:
     """Of a variant: asked and reached, or why it was not."""
     if row.role == "dense":
@@ -229,6 +214,12 @@ def budget(row: Any) -> str:
     if row.status == "unreachable":
         return f"{asked}: unreachable, floor {fixed(row.floor, 2)}"
     return f"{asked} → {fixed(row.budget_reached, 3)}"
+
+
+def _detector(row: Any, unit: Unit) -> str:
+    if pd.isna(row.macs_pyramid_g):
+        return NOTHING
+    return f"{unit.text(row.macs_pyramid_g)} / {unit.text(row.macs_heads_g)} ({row.num_proposals:,.0f})"
 
 
 def _accuracy(row: Any, metric: str) -> str:

@@ -7,7 +7,10 @@ original.
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +48,7 @@ def load_published(path: Path = PUBLISHED_CSV) -> pd.DataFrame:
     if missing := [column for column in wanted if column not in table]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
     table["secondary"] = table["source"].str.startswith("secondary")
-    dense = pd.DataFrame([_dense_of(row, table) for _, row in table.iterrows()], index=table.index)
+    dense = pd.DataFrame(_dense_rows(table), index=table.index)
     table["macs_share"] = table["gflops"] / dense["gflops"]
     table["difference"] = table["value"] - dense["value"]
     same_hardware = table["hardware"] == dense["hardware"]  # NaN equals nothing
@@ -86,17 +89,28 @@ def published_backbone(timm_name: str) -> str | None:
     return f"{'MAE ' if mae else ''}{'DeiT' if family == 'deit' else 'ViT'}-{_SIZE[size]}/{patch}@{img_size}"
 
 
-def _dense_of(row: pd.Series, table: pd.DataFrame) -> dict[str, object]:
-    """The dense row of the same source, backbone, data and metric; empty where there is none or no telling which."""
-    same = ["source", "backbone", "task", "dataset", "metric"]
-    if row["method"] == _DENSE:
-        return {"gflops": None, "value": None, "throughput_img_s": None, "hardware": None}
-    candidates = table[(table[same] == row[same]).all(axis=1) & (table["method"] == _DENSE)]
-    if len(candidates) > 1:  # ToMe's README: several trainings of one backbone, told apart by the setting
-        parts = _parts(row["setting"])
-        candidates = candidates[[_parts(setting, row["method"]) <= parts for setting in candidates["setting"]]]
+def _dense_rows(table: pd.DataFrame) -> list[dict[str, object]]:
+    """For every row the dense row of the same source, backbone, data and metric; empty where there is none or no
+    telling which, and for dense rows themselves."""
     columns = ["gflops", "value", "throughput_img_s", "hardware"]
-    return candidates.iloc[0][columns].to_dict() if len(candidates) == 1 else dict.fromkeys(columns)
+    nothing = dict.fromkeys(columns)
+    rows = table.to_dict("records")
+    dense = defaultdict(list)
+    for row in rows:
+        if row["method"] == _DENSE:
+            dense[_key(row)].append(row)
+    found = []
+    for row in rows:
+        candidates = [] if row["method"] == _DENSE else dense[_key(row)]
+        if len(candidates) > 1:  # ToMe's README: several trainings of one backbone, told apart by the setting
+            parts = _parts(row["setting"])
+            candidates = [one for one in candidates if _parts(one["setting"], row["method"]) <= parts]
+        found.append({key: candidates[0][key] for key in columns} if len(candidates) == 1 else nothing)
+    return found
+
+
+def _key(row: dict[Hashable, Any]) -> tuple[Any, ...]:
+    return tuple(row[column] for column in ("source", "backbone", "task", "dataset", "metric"))
 
 
 def _parts(setting: str, method: str = "") -> set[str]:

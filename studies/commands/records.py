@@ -10,22 +10,42 @@ from studies.commands.options import resolve_device
 
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT
+    from results.html.content import About
+    from results.pages.report import Page
     from studies.data import Data
 
-__all__ = ["evaluate", "write_agreement", "write_report"]
+__all__ = ["evaluate", "page_of", "write_agreement", "write_report"]
 
 DTYPES = ("bfloat16", "float16")  # of weights that autocast takes beside those in float32
 
 
-def write_report(dirs: list[Path], published: bool = False) -> tuple[Path, ...]:
+def write_report(dirs: list[Path], published: bool = False, page: bool = True) -> tuple[Path, ...]:
     """Write the report, print its table, and return the paths of its files. Raises ValueError."""
     from rich.console import Console
 
     from results.pages.report import build
 
-    report = build(dirs, published=published)
+    report = build(dirs, published=published, page=page_of() if page else None)
     Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
     return report.paths
+
+
+def page_of(live: str = "") -> Page:
+    """What the page says beside the records: what studies of the catalogue claim, and commands."""
+    from results.pages.report import Page
+    from studies.runs.command import command_of
+
+    return Page(_about, command_of, live)
+
+
+def _about(name: str, said: dict[str, Any]) -> About:
+    """What `said`, a study.json, claims itself, or the study of the catalogue that it names."""
+    from results.html.content import About
+    from studies.catalogue import studies
+
+    known = studies().get(said.get("study", ""))
+    claim, source = (said.get(key) or getattr(known, key, "") for key in ("claim", "source"))
+    return About(name, str(claim), source=str(source))
 
 
 def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:

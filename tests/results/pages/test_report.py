@@ -44,7 +44,7 @@ def _text(report: Report) -> str:
 
 def test_files_of_a_report(study: Path, report: Report) -> None:
     names = {"summary.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
-    names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")}
+    names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg", "pdf")} | {"README.md"}
     assert {path.name for path in (study / "report").iterdir()} == {path.name for path in report.paths} == names
 
 
@@ -80,7 +80,7 @@ def test_markdown_table(study: Path, report: Report) -> None:
     text = (study / "report" / "table.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| Cropr | 0.50"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "0.50 → 0.497" and cells[2] == "0.0250 (0.00025)"
+    assert cells[1] == "0.50 → 0.497" and cells[2] == "25.0 (0.25)"
     assert "±" in cells[3] and cells[7].startswith("4,775 [4,680,") and cells[8].startswith("1.91 [")
     assert cells[10].endswith("/ 512") and cells[11:] == ["48.1", "CE", "0.0003", "–"]
     for said in (

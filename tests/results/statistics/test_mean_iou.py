@@ -97,6 +97,6 @@ def test_report_of_a_segmentation_study(tmp_path):
     assert rows.loc["random@0.65", "difference_high_points"] < -5
     assert rows.loc["random@0.65", "p_holm"] < 0.01 and rows.loc["cropr@0.65", "difference_low_points"] > -3
     table = (tmp_path / "study" / "report" / "table.md").read_text()
-    assert "mIoU, %" in table and "decoder, GMACs" in table and "of the confusion summed over" in table
+    assert "mIoU, %" in table and "decoder, MMACs" in table and "of the confusion summed over" in table
     assert "says" not in " ".join(report.notes)  # records and predictions agree
     assert rows.loc["none", "clusters"] == 12 and f"{RESAMPLES:,}" in " ".join(report.notes)
