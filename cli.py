@@ -392,8 +392,20 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Overlay published numbers.")] = False,
     agree: Annotated[bool, typer.Option("--agree", help="Two records of one study: do they say the same?")] = False,
     page: PageOption = True,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the page on 127.0.0.1 and follow the runs, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve (0: any that is free).")] = 8765,
 ) -> None:
     """Tables, plots and a page out of the records alone, also while runs are still going."""
+    if serve and (agree or not page):
+        raise typer.BadParameter("--serve shows the page, and goes with neither --agree nor --no-page")
+    if serve:
+        from studies.commands.records import serve as show
+
+        with usage_errors():
+            show(dirs, published, port, lambda url: typer.echo(f"{url} (Ctrl-C ends it)"))
+        return
     if not agree:
         print_report(dirs, published, page)
         return

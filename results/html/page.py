@@ -22,8 +22,8 @@ _MAIN = "pareto_accuracy_gmacs"  # what stands in the place of the plot until th
 _QUIET = ("objective", "lr", "settings of its own", "training, s")  # not in the box beside a point
 
 
-def page(content: Content, live: str = "") -> str:
-    """The file; the same content gives the same text. `live`: a script that looks for news, where it is served."""
+def page(content: Content) -> str:
+    """The file; the same content gives the same text."""
     from plotly.offline import get_plotlyjs
 
     first = content.summaries[0]
@@ -43,7 +43,6 @@ def page(content: Content, live: str = "") -> str:
         script=Markup((_HERE / "page.js").read_text()),
         plotly=Markup(get_plotlyjs()),
         data=data,
-        live=Markup(live),
     )
 
 

@@ -46,12 +46,10 @@ class Report:
 @dataclass(frozen=True)
 class Page:
     """What index.html says that no run holds: what a study claims or asks (of its name and its study.json), the command
-    that makes the runs of a variant again (of the folder of one of them, and how many seeds), and a script for a page
-    that is served."""
+    that makes the runs of a variant again (of the folder of one of them, and how many seeds)."""
 
     about: Callable[[str, dict[str, Any]], About] | None = None
     command: Callable[[Path, int], str] | None = None
-    live: str = ""
 
     def said(self, studies: Sequence[Records], asked: Sequence[Answered]) -> list[About]:
         if self.about is None:
@@ -138,7 +136,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
             page.said(studies, asked), health_box.parts(health), sections, pictures, published_points(summaries[0]),
             published, below, unfinished(studies), notes.provenance(runs), IN_LATEX,
         )  # fmt: skip
-        texts["index.html"] = html(content, page.live)
+        texts["index.html"] = html(content)
     files = {name: text.encode() for name, text in texts.items()}
     files |= {f"{name}.{kind}": data for name, (_, own) in figures.items() for kind, data in own.items()}
     captions = {name: caption for name, (caption, _) in figures.items()}

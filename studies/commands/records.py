@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from results.pages.report import Page
     from studies.data import Data
 
-__all__ = ["evaluate", "page_of", "write_agreement", "write_report"]
+__all__ = ["evaluate", "page_of", "serve", "write_agreement", "write_report"]
 
 DTYPES = ("bfloat16", "float16")  # of weights that autocast takes beside those in float32
 
@@ -30,12 +31,34 @@ def write_report(dirs: list[Path], published: bool = False, page: bool = True) -
     return report.paths
 
 
-def page_of(live: str = "") -> Page:
+def serve(dirs: list[Path], published: bool, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the page of `dirs` on this machine until Ctrl-C; `ready` is told where. Raises ValueError, OSError."""
+    from results.html.serve import Server
+    from results.pages.report import build
+    from results.records.store import check_study
+
+    for directory in dirs:
+        check_study(directory)
+
+    def make() -> Path:
+        build(dirs, published=published, page=page_of())
+        return dirs[0] / "report" / "index.html"
+
+    with Server(dirs, make, port) as server:
+        server.page()  # what is wrong with the records is said before anybody looks
+        ready(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+def page_of() -> Page:
     """What the page says beside the records: what studies of the catalogue claim, and commands."""
     from results.pages.report import Page
     from studies.runs.command import command_of
 
-    return Page(_about, command_of, live)
+    return Page(_about, command_of)
 
 
 def _about(name: str, said: dict[str, Any]) -> About:
