@@ -9,20 +9,23 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from results.pages import answer_box, health_box, notes, objects, tables
+from results.pages import answer_box, curves, health_box, notes, objects, tables
 from results.pages.latex import latex
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import load_records, write_bytes, write_text
-from results.statistics.analysis import analyse
+from results.statistics.analysis import Analysis, analyse
+from results.statistics.compare import comparable
 from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
+from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
 __all__ = ["Report", "build"]
 
-_MAX_PAIRS = 100  # more than that are in pairwise.csv only
+_MAX_PAIRS = 100  # more than that are in pairwise.csv, equal_cost.csv only
+_LOSS_POINTS = 1.0  # to the dense model, at which costs are compared where no question has a margin
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,11 @@ class Report:
 
 
 def build(dirs: Sequence[Path], published: bool = False) -> Report:
-    """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex and the figures into `report/` of
-    the first of `dirs`, and answer.json where one of them declared a question; several are compared in one report. Of a
-    task with more metrics than one each further one has its table, its files and its figures, with its name in theirs.
-    Only finished runs are in it; what is missing is named below the table.
+    """Writes summary.csv, speed.csv, pairwise.csv, curves.csv, equal_cost.csv, cost_at_loss.csv, health.json, table.md,
+    table.tex and the figures into `report/` of the first of `dirs`, and answer.json where one of them declared a
+    question; several are compared in one report. Of a task with more metrics than one each further one has its table,
+    its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is named below the
+    table.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -100,6 +104,9 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
         texts[f"pairwise{ending}.csv"] = one.pairs.to_csv(index=False)
         if 0 < len(one.pairs) <= _MAX_PAIRS:
             text += f"\n{tables.pairs_markdown(one.pairs, own['metric_label'].iat[0] if ending else '')}"
+    of_curves, more = _curves(found, speeds, _loss(asked))
+    texts |= of_curves
+    text += more
     if details:
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(coverage):
@@ -120,6 +127,24 @@ def build(dirs: Sequence[Path], published: bool = False) -> Report:
     boxes = [*answer_box.terminal(asked), health_box.terminal(health)]
     terminal = Group(*boxes, tables.terminal(summaries, below, title), written)
     return Report(tuple(paths), summary, tuple(below), health, asked, terminal)
+
+
+def _curves(found: Analysis, speeds: pd.DataFrame, loss_points: float) -> tuple[dict[str, str], str]:
+    """Files about whole curves, of the first metric, and what table.md shows of them."""
+    tested = comparable(found.variants, found.runs, found.replicates)
+    of_curves = fronts.curve_frame(found.variants, found.means, tested)
+    measured = equal_cost.measured(found.variants, speeds)
+    equal, costs = equal_cost.equal_frame(found, measured), equal_cost.cost_frame(found, measured, loss_points)
+    frames_of = {"curves.csv": of_curves, "equal_cost.csv": equal, "cost_at_loss.csv": costs}
+    texts = [curves.curves_markdown(of_curves, costs), curves.equal_markdown(equal, _MAX_PAIRS)]
+    files = {name: frame.to_csv(index=False) for name, frame in frames_of.items() if len(frame)}
+    return files, "".join(f"\n{text}" for text in texts if text)
+
+
+def _loss(asked: Sequence[Answered]) -> float:
+    """The margin of a question that allows a loss, or what is usual."""
+    margins = [one.question["margin_points"] for one in asked if one.question["kind"] == "within"]
+    return next((margin for margin in margins if margin), _LOSS_POINTS)
 
 
 def _figures(
