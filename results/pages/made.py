@@ -20,6 +20,10 @@ _FILES = {  # the beginning of a name, and what such a file is
     "pairwise": "Differences between methods at the same budget, with intervals and corrected p.",
     "speed.csv": "One row per variant of every timing.",
     "health.json": "The health box for other programs, with the names of all variants.",
+    "curves.csv": "Hypervolume of every curve, and its difference to random pruning.",
+    "equal_cost.csv": "Differences between curves at equal MACs and at equal latency.",
+    "cost_at_loss.csv": "What each curve costs at a given loss to the dense model.",
+    "answer.json": "The declared question and its answer, for other programs.",
     "details.csv": "Metrics in detail, by size of objects.",
     "coverage.csv": "Objects with a live token behind each reduction.",
 }

@@ -11,6 +11,7 @@ from results.records.frames import PACKAGE, PROVENANCE
 from results.records.store import Records
 from results.statistics.compare import Replicates, largest_families
 from results.statistics.curves import mixed_notes, twin_notes
+from results.statistics.joint.power import POWER
 
 __all__ = ["footnotes", "missing_notes", "provenance", "title_of"]
 
@@ -112,6 +113,7 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
         "To random: minus random pruning that leaves as many tokens at every block and does the same with the rest, so "
         "that the difference is what the choice of patches is worth; corrected as a family of its own.",
     ]
+    notes += _size_notes(done)
     chooses = done[done["role"].isin(["method", "control"])]
     if chooses["over_random_points"].isna().any():
         notes.append("Not every method has random pruning at its counts; cropr-study run --random-at-counts adds it.")
@@ -123,6 +125,26 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
             notes.append(
                 f"Differences {what}: with so many comparisons no corrected p can fall below {min(floor, 1):.2g}."
             )
+    return notes
+
+
+def _size_notes(done: pd.DataFrame) -> list[str]:
+    """What the columns of resamples mean, and what a study of this size can see."""
+    seen = [
+        f"{_range(done[column], '.1f')} points to {what}"
+        for column, what in (("detectable_points", "dense"), ("over_random_detectable_points", "random pruning"))
+        if done[column].notna().any()
+    ]
+    notes = [
+        "P(front): share of resamples, all variants in the same ones, in which no other beats it in metric and MACs. "
+        "P(a run beats one): any seed against any of the other's, on the same resample of items, ties half."
+    ]
+    if seen:
+        notes.append(
+            f"Detectable at this size with power {POWER:g} (two-sided alpha {_ALPHA:g}, not corrected): a true "
+            f"difference of {', '.join(seen)}; an exact test of signs over {_range(done['seeds'])} seed"
+            f"{'s' if done['seeds'].max() > 1 else ''} gives no p below {_range(done['min_p_seeds'], '.2g')}."
+        )
     return notes
 
 
@@ -214,8 +236,9 @@ def _shown(runs: pd.DataFrame) -> list[str]:
     return [column for column in (PACKAGE + "torch", PACKAGE + "timm") if column in runs and runs[column].notna().any()]
 
 
-def _range(values: pd.Series) -> str:
+def _range(values: pd.Series, form: str = ",.0f") -> str:
     low, high = values.min(), values.max()
     if pd.isna(low):
         return "an unknown number of"
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    low, high = format(low, form), format(high, form)
+    return low if low == high else f"{low} to {high}"

@@ -12,23 +12,26 @@ from rich.text import Text
 
 from results.html.content import About, Content, Grid
 from results.html.page import page as html
-from results.pages import answer_box, health_box, notes, objects, tables
+from results.pages import answer_box, curves, health_box, notes, objects, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import Records, load_records, write_bytes
-from results.statistics.analysis import analyse
+from results.statistics.analysis import Analysis, analyse
+from results.statistics.compare import comparable
 from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
+from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
 __all__ = ["Page", "Report", "build"]
 
 Figures = dict[str, tuple[str, dict[str, bytes]]]  # caption, and files by kind
 
-_MAX_PAIRS = 100  # more than that are in pairwise.csv only
+_MAX_PAIRS = 100  # more than that are in pairwise.csv, equal_cost.csv only
+_LOSS_POINTS = 1.0  # to the dense model, at which costs are compared where no question has a margin
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,11 @@ class Page:
 
 
 def build(dirs: Sequence[Path], published: bool = False, page: Page | None = None) -> Report:
-    """Writes summary.csv, speed.csv, pairwise.csv, health.json, table.md, table.tex, the figures, answer.json where a
-    study declared a question, with `page` index.html, and README.md, which says what each file is, into `report/` of
-    the first of `dirs`; several are compared in one report. Of a task with more metrics than one each further one has
-    its table, its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is
-    named below the table.
+    """Writes into `report/` of the first of `dirs`: summary.csv, speed.csv, pairwise.csv, what is known of whole curves
+    (curves.csv, equal_cost.csv, cost_at_loss.csv), health.json, table.md, table.tex, the figures, answer.json where a
+    study declared a question, with `page` index.html, and README.md, which says what each file is. Several directories
+    are compared in one report. Of a task with more metrics than one each further one has its table, its files and its
+    figures, with its name in theirs. Only finished runs are in it; what is missing is named below the table.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -121,6 +124,9 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         texts[f"pairwise{ending}.csv"] = one.pairs.to_csv(index=False)
         if 0 < len(one.pairs) <= _MAX_PAIRS:
             sections.append(tables.pairs_grid(one.pairs, own["metric_label"].iat[0] if ending else ""))
+    of_curves, grids = _curves(found, speeds, _loss(asked))
+    texts |= of_curves
+    sections += grids
     if details:
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(coverage):
@@ -159,6 +165,24 @@ def _markdown(
     text += "".join(f"\n{tables.section(grid)}" for grid in [*scores[1:], *sections])
     captions = "".join(f"- `{name}`: {caption}\n" for name, (caption, _) in figures.items())
     return f"{text}\n## Figures\n\n{captions}"
+
+
+def _curves(found: Analysis, speeds: pd.DataFrame, loss_points: float) -> tuple[dict[str, str], list[Grid]]:
+    """Files about whole curves, of the first metric, and what is shown of them."""
+    tested = comparable(found.variants, found.runs, found.replicates)
+    of_curves = fronts.curve_frame(found.variants, found.means, tested)
+    measured = equal_cost.measured(found.variants, speeds)
+    equal, costs = equal_cost.equal_frame(found, measured), equal_cost.cost_frame(found, measured, loss_points)
+    frames_of = {"curves.csv": of_curves, "equal_cost.csv": equal, "cost_at_loss.csv": costs}
+    grids = [curves.curves_grid(of_curves, costs), curves.equal_grid(equal, _MAX_PAIRS)]
+    files = {name: frame.to_csv(index=False) for name, frame in frames_of.items() if len(frame)}
+    return files, [grid for grid in grids if grid.rows]
+
+
+def _loss(asked: Sequence[Answered]) -> float:
+    """The margin of a question that allows a loss, or what is usual."""
+    margins = [one.question["margin_points"] for one in asked if one.question["kind"] == "within"]
+    return next((margin for margin in margins if margin), _LOSS_POINTS)
 
 
 def _figures(

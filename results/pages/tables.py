@@ -68,7 +68,8 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     seldom += ["macs_heads_g", "num_proposals", "num_detections"] if "macs_pyramid_g" in seldom else []
     costs[costs.index("macs_dense_g") : costs.index("macs_dense_g")] = seldom
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
-    measured = [*shares.values(), *differences, "p", "p_holm", *chance]
+    chance += ["p_front", "p_beats_dense", "p_beats_random", "detectable_points", "over_random_detectable_points"]
+    measured = [*shares.values(), *differences, "p", "p_holm", *chance, "min_p_seeds"]
     return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 
 
@@ -172,6 +173,10 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         ),
         "to dense, points (p)": _difference,
         OVER_RANDOM: lambda row: _points(row.over_random_points, row.over_random_p_holm),
+        "P(front)": lambda row: _share(row.p_front),
+        "P(a run beats one of dense / random)": lambda row: (
+            f"{_share(row.p_beats_dense)} / {_share(row.p_beats_random)}"
+        ),
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
@@ -239,6 +244,11 @@ def _points(points: float, p: float) -> str:
 def _spread(row: Any, what: str) -> str:
     median, low, high = (getattr(row, f"{what}_{statistic}") for statistic in ("median", "p5", "p95"))
     return number(median) + ("" if pd.isna(low) else f" [{number(low)}, {number(high)}]")
+
+
+def _share(share: float) -> str:
+    """Of resamples: a share that is not all of them is not shown as 1."""
+    return NOTHING if pd.isna(share) else "> 0.99" if 0.995 <= share < 1 else f"{share:.2f}"
 
 
 def _memory(row: Any) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from results.statistics import compare, curves
 from results.statistics.compare import Replicates
+from results.statistics.joint import fronts, power
 
 __all__ = ["Analysis", "analyse"]
 
@@ -31,4 +32,7 @@ def analyse(runs: pd.DataFrame) -> Analysis:
     means = compare.add_intervals(variants, replicates)
     compare.add_differences_to_dense(variants, runs, replicates, means)
     compare.add_differences_to_random(variants, runs, replicates, means)
+    fronts.add_front_probability(variants, means)
+    fronts.add_improvement(variants, replicates)
+    power.add_size(variants)
     return Analysis(runs, variants, replicates, means, compare.pairwise(variants, runs, replicates, means))

@@ -11,6 +11,7 @@ crossed: a resample draws seeds, and clusters for all of them alike. With one se
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,9 +121,11 @@ def _seed_draws(num_seeds: int, resamples: int) -> np.ndarray:
     return np.random.default_rng(num_seeds).integers(num_seeds, size=(num_seeds, resamples))
 
 
-def interval(replicates: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper percentile of replicates [..., B], each [...]."""
-    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
+def interval(
+    replicates: np.ndarray, confidence: float = CONFIDENCE, method: Any = "linear"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper percentile of replicates [..., B], each [...]; `method` as in np.quantile."""
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method=method)
     return low, high
 
 

@@ -4,7 +4,7 @@ Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segm
 here in percent and points.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -20,7 +20,7 @@ from results.statistics.metrics.statistic import STATISTICS, read_values
 
 __all__ = [
     "POINTS", "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
-    "largest_families", "paired_runs", "pairwise", "replicate", "same_training",
+    "largest_families", "paired", "paired_runs", "pairwise", "replicate", "same_training", "comparable",
 ]  # fmt: skip
 
 POINTS = 100.0  # share to percent, difference of shares to points
@@ -95,8 +95,8 @@ def add_differences_to_dense(
     variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray
 ) -> None:
     """Puts the difference of every variant to the dense model of its group into the frame: `difference_points` with
-    `_low`, `_high` and `_sd` (over resamples), `p` and `p_holm` (one family: all differences to dense of the group),
-    and the row of that model, `dense_row` (-1: there is none)."""
+    `_low` and `_high`, `p` and `p_holm` (one family: all differences to dense of the group), and the row of that model,
+    `dense_row` (-1: there is none)."""
     pairs = []
     for _, group in variants.groupby(GROUP, dropna=False):
         dense = group[group["is_dense"] & (group["status"] == "done")]
@@ -111,8 +111,8 @@ def add_differences_to_random(
     variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray
 ) -> None:
     """Puts the difference of every variant that chooses to random pruning at the same counts into the frame:
-    `over_random_points` with `_low`, `_high` and `_sd`, `over_random_p` and `_p_holm` (a family of its own); NaN where
-    there is none; and the row of that pruning, `random_row` (-1: there is none)."""
+    `over_random_points` with `_low` and `_high`, `over_random_p` and `_p_holm` (a family of its own); NaN where there
+    is none; and the row of that pruning, `random_row` (-1: there is none)."""
     pairs = []
     for _, group in variants[variants["status"] == "done"].groupby(GROUP, dropna=False):
         chance = dict(tuple(group[group["role"] == "random"].groupby("tokens")))
@@ -170,31 +170,40 @@ def differences(
     means: np.ndarray,
 ) -> pd.DataFrame:
     """One row per pair: the difference row minus other over the seeds both have, on the items both saw, with its
-    interval, its standard deviation over resamples and its p; NaN where they share none."""
+    interval and its p; NaN where they share none."""
     rows, others = np.array(pairs, dtype=int).reshape(-1, 2).T
-    members, seeds = variants["members"].to_list(), runs["seed"].to_numpy()
-    of_seeds = _numbered(tuple(seeds[own]) for own in members)
+    members = variants["members"].to_list()
     whole = np.array([replicates.observed[own].mean() for own in members])
-    seen = np.array([_only(replicates.population[own]) for own in members])
-    observed = np.where((seen[rows] == seen[others]) & (seen[rows] >= 0), whole[rows] - whole[others], np.nan)
-    unlike = of_seeds[rows] != of_seeds[others]
-    low, high, sd, p = np.full((4, len(pairs)), np.nan)
-    size = max(1, _BLOCK // means.shape[1])
-    for start in range(0, len(pairs), size):
-        block = slice(start, start + size)
-        resampled = means[rows[block]] - means[others[block]]  # the mean is linear: no need to go back to the runs
-        for i in start + np.flatnonzero(unlike[block]):
-            ours, theirs = paired_runs(rows[i], others[i], variants, runs, replicates)
-            gaps = replicates.accuracy[ours] - replicates.accuracy[theirs]
-            observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean() if len(ours) else np.nan
-            resampled[i - start] = bootstrap.resample_seeds(gaps) if len(ours) else np.nan
-        low[block], high[block] = bootstrap.interval(resampled)
-        sd[block], p[block] = resampled.std(axis=-1), bootstrap.p_value(resampled)
-    columns = {"": observed, "_low": low, "_high": high, "_sd": sd}
+    observed = whole[rows] - whole[others]
+    tested = comparable(variants, runs, replicates)
+    low, high, p = paired(means, rows, others)  # the mean is linear: no need to go back to the runs
+    for i in np.flatnonzero((tested[rows] != tested[others]) | (tested[rows] < 0)):
+        ours, theirs = paired_runs(rows[i], others[i], variants, runs, replicates)
+        if not len(ours):
+            observed[i] = np.nan
+            continue
+        observed[i] = (replicates.observed[ours] - replicates.observed[theirs]).mean()
+        resampled = bootstrap.resample_seeds(replicates.accuracy[ours] - replicates.accuracy[theirs])
+        (low[i], high[i]), p[i] = bootstrap.interval(resampled), bootstrap.p_value(resampled)
+    columns = {"": observed, "_low": low, "_high": high}
     frame = pd.DataFrame({"row": rows, "other": others})
     frame = frame.assign(**{f"difference{end}_points": POINTS * values for end, values in columns.items()}, p=p)
     frame.loc[np.isnan(observed), frame.columns[2:]] = np.nan
     return frame
+
+
+def paired(values: np.ndarray, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interval and p of the differences between `rows` [n] and `others` [n] of resampled values [V, B], n each; NaN
+    where one is."""
+    low, high, p = np.full((3, len(rows)), np.nan)
+    size = max(1, _BLOCK // values.shape[1])
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        resampled = values[rows[block]] - values[others[block]]
+        low[block], high[block] = bootstrap.interval(resampled)
+        p[block] = bootstrap.p_value(resampled)
+    p[np.isnan(low)] = np.nan
+    return low, high, p
 
 
 def paired_runs(
@@ -211,15 +220,21 @@ def paired_runs(
     return ours, theirs
 
 
+def comparable(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates) -> np.ndarray:
+    """A number for each variant, [V], the same where seeds and test items are: their resampled means are paired. -1
+    where its runs saw different items, or have no predictions."""
+    seeds = runs["seed"].to_numpy()
+    number: dict[tuple[int, ...], int] = {}
+    found = np.full(len(variants), -1)
+    for row, own in enumerate(variants["members"]):
+        if (population := _only(replicates.population[own])) >= 0:
+            found[row] = number.setdefault((population, *seeds[own]), len(number))
+    return found
+
+
 def _only(population: np.ndarray) -> int:
     """The population that all of some runs saw; -1 where they saw different ones, or have no predictions."""
     return int(population[0]) if len(set(population)) == 1 else -1
-
-
-def _numbered(values: Iterable[Hashable]) -> np.ndarray:
-    """Equal values have equal numbers."""
-    number: dict[Hashable, int] = {}
-    return np.array([number.setdefault(value, len(number)) for value in values])
 
 
 def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:

@@ -23,6 +23,7 @@ WORDS = {
     ("results/statistics/health.py", "random"): 1,
     ("results/statistics/question.py", "random"): 3,
     ("studies/runs/command.py", "none"): 1,  # --train none
+    ("results/statistics/joint/fronts.py", "random"): 3,
     ("studies/models/reducers.py", "none"): 1,  # the fusion of DenseViT
     ("studies/models/given.py", "none"): 1,  # nothing to list, as in the next three
     ("studies/models/backbones.py", "none"): 1,

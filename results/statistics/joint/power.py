@@ -9,22 +9,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, isnan, nan
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import norm
 
 from results.statistics.bootstrap import CONFIDENCE
 
-__all__ = ["DETECTABLE", "POWER", "Spread", "smallest_p"]
+__all__ = ["DETECTABLE", "POWER", "Spread", "add_size", "smallest_p"]
 
 POWER = 0.8
 _Z = float(norm.ppf((1 + CONFIDENCE) / 2))
-DETECTABLE = _Z + float(norm.ppf(POWER))  # a true difference of so many standard errors is seen with POWER
+DETECTABLE = 1 + float(norm.ppf(POWER)) / _Z  # a true difference of so many half widths is seen with POWER
 
 
-def smallest_p(num_seeds: int) -> float:
+def smallest_p(num_seeds: Any) -> Any:
     """The smallest two-sided p of the exact sign-flip test over paired seeds: all of S differences agree in sign."""
     return 2.0 ** (1 - num_seeds)
+
+
+def add_size(variants: pd.DataFrame) -> None:
+    """Puts into the frame what a study of this size can see: `min_p_seeds`, and the true differences to dense and to
+    random that it finds with POWER (alpha .05, not corrected), `detectable_points`, `over_random_detectable_points`."""
+    variants["min_p_seeds"] = smallest_p(variants["seeds"])
+    for prefix, column in (("", "difference"), ("over_random_", "over_random")):
+        width = variants[f"{column}_high_points"] - variants[f"{column}_low_points"]
+        variants[f"{prefix}detectable_points"] = DETECTABLE * width / 2
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def _text(report: Report) -> str:
 
 def test_files_of_a_report(study: Path, report: Report) -> None:
     names = {"summary.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
-    names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg", "pdf")} | {"README.md"}
+    names |= {"curves.csv", "equal_cost.csv", "cost_at_loss.csv", "README.md"}
+    names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg", "pdf")}
     assert {path.name for path in (study / "report").iterdir()} == {path.name for path in report.paths} == names
 
 
@@ -81,8 +82,8 @@ def test_markdown_table(study: Path, report: Report) -> None:
     line = next(line for line in text.splitlines() if line.startswith("| Cropr | 0.50"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == "0.50 → 0.497" and cells[2] == "25.0 (0.25)"
-    assert "±" in cells[3] and cells[7].startswith("4,775 [4,680,") and cells[8].startswith("1.91 [")
-    assert cells[10].endswith("/ 512") and cells[11:] == ["48.1", "CE", "0.0003", "–"]
+    assert "±" in cells[3] and cells[9].startswith("4,775 [4,680,") and cells[10].startswith("1.91 [")
+    assert cells[12].endswith("/ 512") and cells[13:] == ["48.1", "CE", "0.0003", "–"]
     for said in (
         "on the items it is chosen by",
         "500 test items in 100 clusters",
@@ -102,7 +103,7 @@ def test_latex_table_is_escaped(tmp_path: Path) -> None:
     text = (tmp_path / "a" / "report" / "table.tex").read_text()
     assert r"Cropr\_2 \& 50\%" in text and r"$\pm$" in text and r"\toprule" in text
     rows = text[text.index(r"\midrule") : text.index(r"\bottomrule")].strip().splitlines()[1:]
-    assert {row.replace(r"\&", "").count("&") for row in rows} == {14} and text.isascii() is False
+    assert {row.replace(r"\&", "").count("&") for row in rows} == {16} and text.isascii() is False
     assert not set("±→×−†–") & set(text)  # all written in LaTeX
 
 

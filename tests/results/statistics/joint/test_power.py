@@ -66,5 +66,6 @@ def test_the_smallest_p_is_that_of_an_exact_test_of_signs(num_seeds):
 
 
 def test_a_detectable_difference_is_detected_with_the_power_that_is_said():
-    seen = np.abs(DETECTABLE + np.random.default_rng(0).normal(size=200_000)) > norm.ppf(0.975)
+    half_width = norm.ppf(0.975)
+    seen = np.abs(DETECTABLE * half_width + np.random.default_rng(0).normal(size=200_000)) > half_width
     assert seen.mean() == pytest.approx(0.8, abs=0.004)
