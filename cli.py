@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
-    from studies.commands.run import Options, configs_of, errors_of, only_timed, prepare
+    from studies.commands.run import Options, configs_of, errors_of, only_timed, parts, prepare
     from studies.launch.here import follows
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
@@ -70,20 +70,26 @@ def run(
         report([options.directory])
         return
     with usage_errors():
-        configs = configs_of(options)
-        if dry_run:
-            print_dry_run(configs, options)
-            return
-        prepare(configs, options)
-    failed = executed(configs, options)
+        planned = [(part, configs_of(part)) for part in parts(options)]
+        for part, configs in planned:
+            if dry_run:
+                print_dry_run(configs, part)
+            else:
+                prepare(configs, part)
+    if dry_run:
+        return
+    any_failed = False
+    for part, configs in planned:
+        failed = executed(configs, part)
+        if failed and not follows():
+            typer.echo("\n".join(errors_of(failed, part.directory)), err=True)
+            where = part.directory / "runs" / "ID" / "failure.json"
+            typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
+        any_failed |= bool(failed)
     if follows():
         return
-    if failed:
-        typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
-        where = options.directory / "runs" / "ID" / "failure.json"
-        typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
-    print_report([options.directory], code=FAILED)
-    if failed:
+    print_report([part.directory for part, _ in planned], code=FAILED)
+    if any_failed:
         raise typer.Exit(FAILED)
 
 
@@ -142,7 +148,7 @@ def tune(
 def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
-    from studies.commands.run import Options, configs_of, only_timed, prepare
+    from studies.commands.run import Options, configs_of, only_timed, parts, prepare
     from studies.launch.profile import resources
     from studies.launch.slurm import submit as send
 
@@ -152,13 +158,17 @@ def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_
             raise ValueError(
                 f"study {options.name} is only timed, there are no runs to submit; cropr-study run does it"
             )
-        configs = configs_of(options)
+        planned = [(part, configs_of(part)) for part in parts(options)]
+        for part, configs in planned:
+            if dry_run:
+                print_dry_run(configs, part)
+            else:
+                prepare(configs, part)
         if dry_run:
-            print_dry_run(configs, options)
             return
-        prepare(configs, options)
-        done = send(configs, options.directory, resources(*slurm))
-    typer.echo("\n".join(submitted_lines(done, options.directory)))
+        for part, configs in planned:
+            done = send(configs, part.directory, resources(*slurm))
+            typer.echo("\n".join(submitted_lines(done, part.directory)))
 
 
 def print_dry_run(configs: list, options: Any) -> None:

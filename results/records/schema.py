@@ -10,8 +10,9 @@ import json
 import reprlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
+from annotated_types import Ge
 from typing_extensions import TypedDict, is_typeddict  # pydantic takes typing's own from Python 3.12 on
 
 from results.records.files import CorruptRecord, read_json, read_lines
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
-    "SCHEMA", "BackboneResult", "ClaimFile", "Epoch", "Failure", "Finished", "Result", "Study", "Timing", "check",
-    "read", "read_log",
+    "SCHEMA", "BackboneResult", "ClaimFile", "Epoch", "Failure", "Finished", "Question", "Result", "Study", "Timing",
+    "check", "read", "read_log",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -191,6 +192,17 @@ class BackboneResult(TypedDict):
     weight_digest: str
 
 
+class Question(TypedDict):
+    """What a study was to decide, and by how much, as it was declared before the study ran."""
+
+    method: str  # all, or how a variant begins: a reducer, with options or a budget
+    against: Literal["dense", "random"]  # random pruning at the same counts
+    margin_points: Annotated[float, Ge(0)]
+    kind: Literal["within", "above"]  # at least -margin, at least +margin
+    budget: NotRequired[float | None]  # of all budgets
+    metric: NotRequired[str | None]  # the first
+
+
 class Study(TypedDict):
     """study.json."""
 
@@ -200,6 +212,7 @@ class Study(TypedDict):
     dataset: NotRequired[str | None]
     backbone: NotRequired[str]
     data_fingerprint: NotRequired[str]
+    question: NotRequired[Question | None]
 
 
 class Failure(TypedDict):

@@ -49,7 +49,7 @@ def directory(text: str) -> Path:
 def study_options(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="A study of the catalogue (default: pareto, or the task's).")
+        str | None, typer.Argument(help="Of the catalogue (default: pareto, or the task's), or ./FILE.toml.")
     ] = None,
     reducers: Annotated[
         str | None,
@@ -64,7 +64,9 @@ def study_options(
     task: Annotated[
         str | None, typer.Option(help="classification, segmentation or detection (default: the study's).")
     ] = None,
-    dataset: DatasetOption = "scenes",
+    dataset: Annotated[
+        str | None, typer.Option(help="A name of `list datasets` (default: the study's, scenes).")
+    ] = None,
     data: DataOption = None,
     backbone: Annotated[
         str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE (default: the study's).")
@@ -82,17 +84,20 @@ def study_options(
         Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
     ] = None,
     device: DeviceOption = "auto",
-    train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
+    train: Annotated[
+        str | None, typer.Option(help="none (off the shelf) or recipe (default: the study's, recipe).")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit (default: the study's).")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="own (each method as its paper trains it, values chosen by `tune`), same (one recipe), or tune's FILE."
+            help="own (each method as its paper trains it, values chosen by `tune`; the default), same (one recipe), "
+            "or tune's FILE."
         ),
-    ] = "own",
+    ] = None,
     random_at_counts: Annotated[
         bool, typer.Option("--random-at-counts", help="Beside each method random pruning at its very counts.")
     ] = False,
