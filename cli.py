@@ -1,4 +1,5 @@
-"""The command line `cropr-study`: options, and errors as exit codes. What commands do stands in studies/commands/.
+"""The command line `cropr-study`: its commands. Their options stand in studies/commands/typed/, what they do in
+studies/commands/.
 
 Nothing heavy is imported until a command runs.
 """
@@ -8,17 +9,29 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import copy
-from functools import wraps
-from inspect import Parameter, Signature, signature
 from pathlib import Path
 from time import sleep
 from typing import Annotated, Any
 
 import typer
-from typer.models import OptionInfo
+
+from studies.commands.typed.groups import FAILED, INTERRUPTED, USAGE, usage_errors, with_options
+from studies.commands.typed.options import (
+    DataOption,
+    DatasetOption,
+    DeviceOption,
+    DirectoryArgument,
+    DryRunOption,
+    IgnoreOption,
+    JobsOption,
+    JsonOption,
+    LauncherOption,
+    MethodOption,
+    PageOption,
+    WindowOption,
+    slurm_options,
+    study_options,
+)
 
 app = typer.Typer(
     name="cropr-study",
@@ -28,194 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-SETTINGS = "settings of the recipe"  # what the configuration file says of it, in the context of the command
 WATCH_S = 5.0
-# Of the options that several commands share; what is in none stands under "Options".
-PANELS = {
-    "Study": "reducers budgets seeds task dataset data backbone pool window masks "
-    "ignore img_size random_at_counts config",
-    "Training": "train recipe protocol settings quick rerun",
-    "Where it runs": "launcher out device jobs dry_run",
-    "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
-}
-
-DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
-DatasetOption = Annotated[str, typer.Option(help="A name of `list datasets`.")]
-DataOption = Annotated[str | None, typer.Option(help="Folder of the data set.")]
-IgnoreOption = Annotated[
-    int | None, typer.Option(min=0, max=255, help="Pixel value of masks that counts nowhere (default: 255).")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-MethodOption = Annotated[
-    list[str] | None, typer.Option(help="A method of your own that the records name: ./FILE.py. Its code is run.")
-]
-WindowOption = Annotated[
-    str | None,
-    typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
-]
-PageOption = Annotated[bool, typer.Option("--page/--no-page", help="Write report/index.html, a page to explore.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-@contextmanager
-def usage_errors(code: int = USAGE) -> Iterator[None]:
-    """What the user got wrong is one message on stderr and exit code 2, or `code` behind work that was done."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(code) from None
-
-
-def from_file(context: typer.Context, path: Path | None) -> Path | None:
-    """The values in a TOML file become the defaults of the command, so that what is typed goes before them."""
-    if path is not None:
-        from studies.commands.config_file import read_config
-
-        names = {option.opts[0].lstrip("-"): str(option.name) for option in context.command.params}
-        with usage_errors():
-            values, settings = read_config(path, names.keys() - {"config", "help", "set"})
-        context.default_map = {names[key]: value for key, value in values.items()}
-        context.meta[SETTINGS] = settings
-    return path
-
-
-def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of each group, a function that makes one value of them; it takes that value."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        keys = {name: list(signature(group).parameters) for name, group in groups.items()}
-        parameters = [p for group in groups.values() for p in signature(group, eval_str=True).parameters.values()]
-        parameters += [p for n, p in signature(command, eval_str=True).parameters.items() if n not in groups]
-
-        @wraps(command)
-        def called(**values: Any) -> None:
-            with usage_errors():
-                made = {name: groups[name](**{key: values.pop(key) for key in own}) for name, own in keys.items()}
-            command(**values, **made)
-
-        parameters = [in_panel(p.replace(kind=Parameter.KEYWORD_ONLY)) for p in parameters]
-        called.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        called.__annotations__ = {p.name: p.annotation for p in parameters}
-        return called
-
-    return decorate
-
-
-def in_panel(parameter: Parameter) -> Parameter:
-    """The same option, under the title of its panel."""
-    panel = next((title for title, names in PANELS.items() if parameter.name in names.split()), None)
-    kind: Any = getattr(parameter.annotation, "__origin__", None)
-    if panel is None or kind is None:
-        return parameter
-    said = [copy(info) for info in parameter.annotation.__metadata__]  # the original is that of other commands too
-    for info in said:
-        if isinstance(info, OptionInfo):
-            info.rich_help_panel = panel
-    return parameter.replace(annotation=Annotated[(kind, *said)])
-
-
-def directory(text: str) -> Path:
-    """The path that `text` names."""
-    if not text:
-        raise typer.BadParameter("it is empty; leave it out for out/STUDY")
-    from results.records.files import path_of
-
-    try:
-        return path_of(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def study_options(
-    context: typer.Context,
-    study: Annotated[
-        str | None, typer.Argument(help="A study of the catalogue (default: pareto, or the task's).")
-    ] = None,
-    reducers: Annotated[
-        str | None,
-        typer.Option(
-            help="`all`, names with options (cropr:rest=llf,norm), your own file ./mine.py (default: the study's)."
-        ),
-    ] = None,
-    budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Number of seeds, from 0 (default: the study's).")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="classification, segmentation or detection (default: the study's).")
-    ] = None,
-    dataset: DatasetOption = "scenes",
-    data: DataOption = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="An embedded or timm model, or a checkpoint: NAME=FILE (default: the study's).")
-    ] = None,
-    pool: Annotated[
-        str | None, typer.Option(help="What the classifier sees: token, avg, avg+prefix (default: the backbone's own).")
-    ] = None,
-    ignore: IgnoreOption = None,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images of coco in pixels (default: 1024).")
-    ] = None,
-    window: WindowOption = None,
-    masks: Annotated[bool, typer.Option(help="Detection with masks, or of boxes alone.")] = True,
-    out: Annotated[
-        Path | None, typer.Option(parser=directory, metavar="DIRECTORY", help="Record directory (default: out/STUDY).")
-    ] = None,
-    device: DeviceOption = "auto",
-    train: Annotated[str, typer.Option(help="none (off the shelf) or recipe.")] = "recipe",
-    recipe: Annotated[
-        str | None, typer.Option(help="A published recipe: cropr, evit, dynamicvit (default: the study's).")
-    ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the training recipe.")] = None,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="own (each method as its paper trains it, values chosen by `tune`), same (one recipe), or tune's FILE."
-        ),
-    ] = "own",
-    random_at_counts: Annotated[
-        bool, typer.Option("--random-at-counts", help="Beside each method random pruning at its very counts.")
-    ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One budget, little training, fewer test scenes: a smoke run.")
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            callback=from_file, is_eager=True, help="TOML: these options, and a table `set`; what is typed wins."
-        ),
-    ] = None,
-) -> dict[str, Any]:
-    """What a study is."""
-    values = {key: value for key, value in locals().items() if key not in ("context", "config")}
-    return values | {"settings": [*context.meta.get(SETTINGS, []), *(settings or [])]}
-
-
-def slurm_options(
-    profile: Annotated[str | None, typer.Option(help="A cluster's TOML file, by name or path.")] = None,
-    partition: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
-    account: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
-    qos: Annotated[str | None, typer.Option(help="As sbatch has it.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features of the node.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs a node, with a process each.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs a process.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory a node, such as 32G.")] = None,
-    time: Annotated[int | None, typer.Option(min=1, help="Minutes a job; it is requeued then.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes a job.")] = None,
-    throttle: Annotated[int | None, typer.Option(min=1, help="Jobs of an array at a time.")] = None,
-    runs_per_job: Annotated[int | None, typer.Option(min=1, help="Runs that a job does in turn.")] = None,
-    setup: Annotated[list[str] | None, typer.Option(help="A line of shell before Python starts.")] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="Any other key=value of sbatch.")] = None,
-) -> tuple[str | None, dict[str, Any]]:
-    """What a job asks Slurm for: the profile, and what goes over it by submitit's names."""
-    from studies.commands.cluster import slurm_options as named
-
-    return profile, named(**{key: value for key, value in locals().items() if key not in ("profile", "named")})
-
-
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 @app.command()
@@ -223,15 +49,15 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 def run(
     study: dict[str, Any],
     slurm: tuple[str | None, dict[str, Any]],
-    launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
+    launcher: LauncherOption = "local",
+    jobs: JobsOption = None,
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
-    from studies.commands.run import Options, configs_of, errors_of, only_timed, prepare
+    from studies.commands.run import Options, configs_of, errors_of, only_timed, parts, prepare
     from studies.launch.here import follows
 
     options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
@@ -246,20 +72,26 @@ def run(
         print_report([options.directory], page=page)
         return
     with usage_errors():
-        configs = configs_of(options)
-        if dry_run:
-            print_dry_run(configs, options)
-            return
-        prepare(configs, options)
-    failed = executed(configs, options)
+        planned = [(part, configs_of(part)) for part in parts(options)]
+        for part, configs in planned:
+            if dry_run:
+                print_dry_run(configs, part)
+            else:
+                prepare(configs, part)
+    if dry_run:
+        return
+    any_failed = False
+    for part, configs in planned:
+        failed = executed(configs, part)
+        if failed and not follows():
+            typer.echo("\n".join(errors_of(failed, part.directory)), err=True)
+            where = part.directory / "runs" / "ID" / "failure.json"
+            typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
+        any_failed |= bool(failed)
     if follows():
         return
-    if failed:
-        typer.echo("\n".join(errors_of(failed, options.directory)), err=True)
-        where = options.directory / "runs" / "ID" / "failure.json"
-        typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
-    print_report([options.directory], page=page, code=FAILED)
-    if failed:
+    print_report([part.directory for part, _ in planned], page=page, code=FAILED)
+    if any_failed:
         raise typer.Exit(FAILED)
 
 
@@ -284,8 +116,8 @@ def executed(configs: list, options: Any) -> list[str]:
 def tune(
     study: dict[str, Any],
     slurm: tuple[str | None, dict[str, Any]],
-    launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
+    launcher: LauncherOption = "local",
+    jobs: JobsOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Choose values of each method on validation items, as many trials for each; `run --protocol FILE` takes them."""
@@ -318,7 +150,7 @@ def tune(
 def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
-    from studies.commands.run import Options, configs_of, only_timed, prepare
+    from studies.commands.run import Options, configs_of, only_timed, parts, prepare
     from studies.launch.profile import resources
     from studies.launch.slurm import submit as send
 
@@ -328,13 +160,17 @@ def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_
             raise ValueError(
                 f"study {options.name} is only timed, there are no runs to submit; cropr-study run does it"
             )
-        configs = configs_of(options)
+        planned = [(part, configs_of(part)) for part in parts(options)]
+        for part, configs in planned:
+            if dry_run:
+                print_dry_run(configs, part)
+            else:
+                prepare(configs, part)
         if dry_run:
-            print_dry_run(configs, options)
             return
-        prepare(configs, options)
-        done = send(configs, options.directory, resources(*slurm))
-    typer.echo("\n".join(submitted_lines(done, options.directory)))
+        for part, configs in planned:
+            done = send(configs, part.directory, resources(*slurm))
+            typer.echo("\n".join(submitted_lines(done, part.directory)))
 
 
 def print_dry_run(configs: list, options: Any) -> None:

@@ -15,7 +15,8 @@ from cropr.method import Method
 from results.records.schema import SCHEMA, read
 from results.records.schema import Study as StudyFile
 from results.records.store import Claim, write_json
-from studies.catalogue import studies
+from studies.catalogue import Study, studies
+from studies.catalogue.declaration import EMBEDDED
 from studies.config import CHOICES, Recipe, RunConfig, read_config
 from studies.models.checkpoints import digest
 from studies.models.methods import parse_one, reference
@@ -60,7 +61,7 @@ class Unwritable(ValueError):
 
 
 def plan(
-    study: str,
+    study: Study | str,
     methods: list[Method],
     budgets: list[float],
     seeds: int,
@@ -77,14 +78,15 @@ def plan(
     recipe: Recipe | None,
     own_way: Callable[[Method, Recipe], Trained] | None = None,
 ) -> list[RunConfig]:
-    """The runs of a study: the dense model first, then every reducer at every budget; a reducer whose own parameter is
-    given runs once. `choices`: of config.CHOICES. `own_way` says how a method is trained where that is not by `recipe`
-    alone."""
-    recipes = studies()[study].recipes(quick)
-    embedded = dataset == "scenes" and backbone.startswith("scenes_") and checkpoint is None
+    """The runs of a study (of the catalogue: its name is enough): the dense model first, then every reducer at every
+    budget; a reducer whose own parameter is given runs once. `choices`: of config.CHOICES. `own_way` says how a method
+    is trained where that is not by `recipe` alone."""
+    study = studies()[study] if isinstance(study, str) else study
+    recipes = study.recipes(quick)
+    embedded = dataset == EMBEDDED and backbone.startswith("scenes_") and checkpoint is None
     finetune = recipe or recipes[0]
     shared: dict[str, Any] = {
-        "study": study, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
+        "study": study.name, "task": task, "dataset": dataset, "backbone": backbone, "checkpoint": checkpoint,
         "checkpoint_digest": digest(checkpoint) if checkpoint else None, "data_dir": data_dir, "device": device,
         "quick": quick, "backbone_recipe": recipes[1] if embedded else None, **choices,
     }  # fmt: skip
@@ -113,9 +115,15 @@ def writable(out: Path) -> None:
         raise Unwritable(f"cannot write to {out}: {error.strerror or error}") from None
 
 
-def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe: Recipe | None) -> None:
-    """Note what the study in `out` is, or compare; `recipe` is that of all. Raises ValueError when it is another
-    one."""
+def check_identity(
+    configs: list[RunConfig],
+    out: Path,
+    fingerprint: str,
+    recipe: Recipe | None,
+    said: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Note what the study in `out` is, or compare; `recipe` is that of all, `said` what was stated before it ran (what
+    an older directory does not say is passed over). Raises ValueError when it is another one."""
     first = configs[0]
     identity = {
         "schema": SCHEMA,
@@ -128,12 +136,13 @@ def check_identity(configs: list[RunConfig], out: Path, fingerprint: str, recipe
         **{key: getattr(first, key) for key in CHOICES},
         "train": dataclasses.asdict(recipe) if recipe else None,
         "backbone_train": dataclasses.asdict(first.backbone_recipe) if first.backbone_recipe else None,
+        **said,
     }
     identity = json.loads(json.dumps(identity))
     if not (out / "study.json").exists():
         write_json(out / "study.json", identity)
         return
-    there = {**CHOICES, **read(out / "study.json", StudyFile)}
+    there = {**CHOICES, **said, **read(out / "study.json", StudyFile)}
     if differing := [key for key in identity if there.get(key) != identity[key]]:
         key = differing[0]
         raise ValueError(

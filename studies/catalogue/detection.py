@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study
+from studies.catalogue.declaration import Question, Study
 from studies.config import Recipe
 
 BACKBONE = Recipe(epochs=30, batch_size=16, lr=1e-3, min_lr=1e-6, warmup_epochs=2, warmup_shape="cosine")
@@ -35,6 +35,7 @@ STUDY = Study(
         "ours, not tuned: encoder, pyramid (2, 1 and 1/2 of the grid) and heads are trained together, then fine-tuned "
         "with each reducer. MACs and speed are those of the encoder alone."
     ),
+    question=Question("cropr", "dense", margin_points=2, budget=0.65, metric="box_ap"),
     task="detection",
     budgets="0.8,0.65",
     backbone="scenes_vit_sincos",

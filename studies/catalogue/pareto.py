@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study
+from studies.catalogue.declaration import Question, Study
 from studies.config import Recipe
 
 BUDGETS = "0.65,0.4"
@@ -40,6 +40,7 @@ STUDY = Study(
         "EViT and DynamicViT in sight beside dense and random; then the factors of the rates of each method by "
         "`cropr-study tune pareto` (pareto.json beside this file). No test scene was looked at before."
     ),
+    question=Question("cropr", "dense", margin_points=3, budget=0.65, metric="top1"),
     task="classification",
     budgets=BUDGETS,
     seeds=3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study
+from studies.catalogue.declaration import Question, Study
 from studies.config import Recipe
 
 BACKBONE_NAME = "scenes_vit_sincos"
@@ -47,6 +47,7 @@ STUDY = Study(
         "seed 0 (segmentation.json beside this file); the dense model's among those that never pull its backbone "
         "away by more than a point."
     ),
+    question=Question("cropr", "dense", margin_points=1.5, budget=0.65, metric="miou"),
     task="segmentation",
     budgets=BUDGETS,
     backbone=BACKBONE_NAME,

@@ -10,6 +10,7 @@ from typing import Any
 from cropr.method import Method
 from cropr.nearest import nearest, one_of
 from studies.catalogue import Study, studies
+from studies.catalogue.own import find_study
 
 __all__ = ["names", "show"]
 
@@ -27,8 +28,8 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
     if what == "reducers":
         return _reducers(pattern)
     if pattern is not None and what == "studies":
-        one_of("study", pattern, studies())
-        return {pattern: _study(studies()[pattern])}
+        study = find_study(pattern)
+        return {study.name: _study(study)}
     if pattern is not None and what != "backbones":
         raise ValueError(f"a pattern chooses backbones, not {what}")
     if what == "backbones":
@@ -44,7 +45,8 @@ def names(what: str, pattern: str | None = None) -> dict[str, dict[str, Any]]:
 
 
 def _study(study: Study) -> dict[str, Any]:
-    return {key: getattr(study, key) for key in TEXTS}
+    question = None if study.question is None else study.question.record()
+    return {**{key: getattr(study, key) for key in TEXTS}, "question": question}
 
 
 def _reducers(name: str | None) -> dict[str, dict[str, Any]]:

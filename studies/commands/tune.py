@@ -13,8 +13,9 @@ from typing import Any
 from cropr.method import GRID_SIZE, Method
 from results.records.store import read_result, write_json
 from results.statistics.health import MAX_POINTS
+from studies.commands.asked import Options, recipe_of, reducers_of, study_of
 from studies.commands.options import parse_budgets
-from studies.commands.run import Options, configs_of, recipe_of, reducers_of, study_of
+from studies.commands.run import configs_of
 from studies.config import Recipe, RunConfig
 from studies.study import own_way
 from studies.tasks import TASKS, Metric
@@ -39,13 +40,14 @@ def directory(options: Options) -> Path:
 def trials(options: Options) -> list[Trial]:
     """All that are to be run, as many for each method, at the middle one of the study's budgets, or of two the lower.
     Raises ValueError."""
-    if options.train != "recipe" or options.protocol != "own" or options.recipe is not None:
+    study = study_of(options)
+    if study.train != "recipe" or study.protocol != "own" or options.recipe is not None:
         raise ValueError("tune chooses values of the study's own recipe: no --train, --protocol or --recipe")
     methods = reducers_of(options)
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"values are chosen for a method, and {twice} is asked for twice")
-    budgets = sorted(parse_budgets(options.budgets or study_of(options).budgets))
+    budgets = sorted(parse_budgets(study.budgets))
     at = replace(
         options, budgets=str(budgets[(len(budgets) - 1) // 2]), seeds=options.seeds or 1, random_at_counts=False
     )

@@ -17,7 +17,7 @@ WORDS = {
     ("studies/models/methods.py", "random"): 1,  # a role, see ORDER
     ("studies/measure/bench.py", "random"): 1,  # a role, as in the next three
     ("studies/commands/docs.py", "random"): 1,
-    ("studies/commands/run.py", "random"): 2,
+    ("studies/commands/asked.py", "random"): 2,
     ("results/records/schema.py", "random"): 1,
     ("results/statistics/compare.py", "random"): 1,
     ("results/statistics/health.py", "random"): 1,
@@ -32,7 +32,6 @@ WORDS = {
     ("studies/models/checkpoints.py", "none"): 1,  # no head
     ("studies/measure/flops.py", "none"): 1,  # fvcore's option
     ("studies/commands/bench.py", "none"): 2,  # no data, so no fingerprint
-    ("studies/commands/run.py", "none"): 1,  # of --train
     ("studies/config.py", "none"): 1,  # how None is typed
     ("results/figures/plots.py", "none"): 2,  # matplotlib's words, as in the next one
     ("results/figures/labels.py", "none"): 1,

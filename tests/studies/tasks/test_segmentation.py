@@ -15,7 +15,8 @@ from cropr.macs import count
 from cropr.method import Training
 from cropr.objective import weighted_loss
 from results.figures.pictures import Row, draw_rows
-from studies.catalogue import fusion, segmentation, studies
+from studies.catalogue import segmentation, studies
+from studies.catalogue.questions import fusion
 from studies.catalogue.recipes import RECIPES
 from studies.config import Recipe, RunConfig
 from studies.data import Batch

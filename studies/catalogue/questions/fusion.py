@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study, segmentation
+from studies.catalogue import segmentation
+from studies.catalogue.declaration import Study
 
 RESTS = ("llf", "drop", "concat", "mask", "nearest", "logits")
 REDUCERS = ",".join(["none", *(f"cropr:rest={rest}" for rest in RESTS)])

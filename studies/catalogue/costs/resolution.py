@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.catalogue import Study, Timing
+from studies.catalogue.declaration import Study, Timing
 
 STUDY = Study(
     name="resolution",

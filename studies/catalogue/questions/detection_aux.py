@@ -8,6 +8,7 @@ from studies.catalogue import detection
 
 STUDY = replace(
     detection.STUDY,
+    question=None,
     name="detection-aux",
     summary="what Cropr's queries are asked for in detection",
     claim="one query that is asked which classes are in the image chooses as well as a query for each patch.",

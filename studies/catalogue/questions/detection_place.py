@@ -8,6 +8,7 @@ from studies.catalogue import detection
 
 STUDY = replace(
     detection.STUDY,
+    question=None,
     name="detection-place",
     summary="where Cropr's modules sit in detection",
     claim="modules from a quarter of the depth on, as in the paper, lose no more than modules behind every block.",
