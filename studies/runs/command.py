@@ -60,13 +60,14 @@ def _training(config: RunConfig) -> list[str]:
         return ["--train", "none"]
     recipe, own = config.recipe, {key for key, _ in config.own}
     usual, _ = studies()[config.study].recipes(config.quick)
-    words, changed = [], _changed(recipe, usual, own)
+    trained = [] if usual else ["--train", "recipe"]
+    words, changed = [], _changed(recipe, usual or Recipe(), own)
     if not own:
         for name, published in RECIPES.items():
             if len(other := _changed(recipe, published, own)) < len(changed):
                 words, changed = ["--recipe", name], other
         words = words or ["--protocol", "same"]
-    return words + [word for key in changed for word in ("--set", f"{key}={_text(getattr(recipe, key))}")]
+    return trained + words + [word for key in changed for word in ("--set", f"{key}={_text(getattr(recipe, key))}")]
 
 
 def _changed(recipe: Recipe, usual: Recipe, own: set[str]) -> list[str]:
