@@ -6,9 +6,9 @@ Letters: L patches of the full grid, P prefix tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from cropr.method import Method, Training, renamed
 from cropr.option import option
@@ -220,10 +220,14 @@ class Dropping(Method):
 @dataclass(frozen=True, kw_only=True)
 class OnCroprSchedule(Dropping):
     """A method on Cropr's schedule: the same counts as Cropr and random pruning at a budget, whatever its scores cost,
-    and in dense tasks the same curriculum of pruning rates."""
+    and in dense tasks the same curriculum of pruning rates. Or, with `like`, at the very counts of another method."""
 
     counts_scoring: ClassVar[bool] = False
 
+    like: str | None = option(
+        None, "the very counts, places and rest of another method, written like=evit or like=evit:keep=0.7+rest=drop: "
+        "what its choice is worth", unset="Cropr's schedule",
+    )  # fmt: skip
     curriculum: bool = option(
         False, "the pruning rates grow over the first half of the training (dense tasks only)", dense=True
     )
@@ -232,6 +236,28 @@ class OnCroprSchedule(Dropping):
         super().check()
         if self.curriculum and not self.dense:
             raise ValueError(f"{self.name}: curriculum=true is for dense tasks")
+        if self.like is not None and (given := [key for key in (*self.native, "schedule", "at") if getattr(self, key)]):
+            raise ValueError(f"{self.name}: like= says the counts, and {given[0]}= says others; give one of them")
+
+    def resolved(self, find: Callable[[str, bool], Method]) -> Self:
+        if self.like is None:
+            return self
+        other = find(self.like.replace("+", ","), self.dense)
+        if other.role in ("dense", "random"):
+            raise ValueError(f"like={self.like} of {self.name} names no method that chooses")
+        rest = other.rest or ("llf" if self.dense else "drop")  # nothing leaves where all merge
+        return replace(self, like=str(other).replace(",", "+"), other=other, rest=rest)
+
+    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
+        if self.other is None:
+            return super().place(vit, num_patches)
+        found, live = {}, num_patches
+        for block, reducer in sorted(self.other.place(vit, num_patches).items()):
+            behind = reducer.count_after(live, vit.num_prefix_tokens)
+            fused = self.at_reducer == "fuse" and behind < live
+            found[block] = self.make(vit, block, behind - fused)
+            live = behind
+        return found
 
     def objective(self, training: Training) -> Objective:
         from cropr.dense_objective import DenseObjective

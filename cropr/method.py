@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from cropr.nearest import nearest
-from cropr.option import Option, options_of
+from cropr.option import Option, option, options_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,15 +63,19 @@ class Method:
     dense: bool = False  # the task: logits for every pixel
     seed: int = 0  # of what it draws at random
     other: Method | None = None  # one that this one is like, see `resolved`
+    trained_at: float | None = option(
+        None, "budget that it was trained at, where it is scored at others too; 1: the dense model, reduced off the "
+        "shelf", above=0, high=1, unset="the budget that it is scored at",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for key, option in self.options().items():
+        for key, found in self.options().items():
             value = getattr(self, key)
             if value is None:
-                value = option.default_for(self.dense)
+                value = found.default_for(self.dense)
                 object.__setattr__(self, key, value)
             try:
-                option.check(value)
+                found.check(value)
             except ValueError as error:
                 raise ValueError(f"{self.name}: {error}") from None
         self.check()
@@ -81,8 +85,8 @@ class Method:
     @classmethod
     @cache
     def options(cls) -> dict[str, Option]:
-        """By name, in the order of declaration."""
-        return options_of(cls)
+        """By name, in the order of declaration. Of the dense model there is nothing to choose."""
+        return {} if cls.role == "dense" else options_of(cls)
 
     @classmethod
     def summary(cls) -> str:

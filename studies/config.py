@@ -94,6 +94,7 @@ class RunConfig:
     img_size: int | None = None  # px of images, where the data set asks; None: its own
     window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: over the whole grid
     masks: bool = True  # of objects; False: a detector of boxes alone
+    source: str | None = None  # the run whose trained weights it scores; None: it trains its own
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's
     device: str = "cpu"
     data_dir: str | None = None
@@ -116,7 +117,7 @@ class RunConfig:
         for said in ("device", "data_dir", "own"):
             content.pop(said)
         content["checkpoint"] = content.pop("checkpoint_digest")
-        for key, default in {"split": "test", **CHOICES}.items():
+        for key, default in {"split": "test", "source": None, **CHOICES}.items():
             if content[key] == default:
                 content.pop(key)  # as in records from before there was a choice
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -90,18 +90,42 @@ def plan(
         "checkpoint_digest": digest(checkpoint) if checkpoint else None, "data_dir": data_dir, "device": device,
         "quick": quick, "backbone_recipe": recipes[1] if embedded else None, **choices,
     }  # fmt: skip
-    runs = []
+
+    def run(method: Method, budget: float | None, seed: int) -> RunConfig:
+        trained = Trained(method, finetune if train == "recipe" else None)
+        if trained.recipe is not None and own_way is not None:
+            trained = own_way(method, trained.recipe)
+        return RunConfig(
+            reducer=str(trained.method), method_version=method.version, budget=budget, seed=seed,
+            recipe=trained.recipe, own=trained.own, **shared,
+        )  # fmt: skip
+
+    runs: dict[str, RunConfig] = {}
     for seed in range(seeds):
+        scored = []
         for method in sorted(methods, key=lambda method: -method.training_cost(max(budgets))):
-            trained = Trained(method, finetune if train == "recipe" else None)
-            if trained.recipe is not None and own_way is not None:
-                trained = own_way(method, trained.recipe)
             for budget in sorted(budgets, reverse=True) if method.takes_budget else [None]:
-                runs.append(RunConfig(
-                    reducer=str(trained.method), method_version=method.version, budget=budget, seed=seed,
-                    recipe=trained.recipe, own=trained.own, **shared,
-                ))  # fmt: skip
-    return runs  # of each seed the longest first: two workers then finish together
+                made = run(method, budget, seed)
+                if method.trained_at is not None:
+                    source = run(*_trained_as(method), seed)
+                    runs[source.id] = source
+                    scored.append(dataclasses.replace(made, recipe=source.recipe, own=source.own, source=source.id))
+                else:
+                    runs[made.id] = made
+        runs |= {made.id: made for made in scored}  # behind those that train
+    return list(runs.values())  # of each seed the longest first: two workers then finish together
+
+
+def _trained_as(method: Method) -> tuple[Method, float | None]:
+    """What trains the weights of a method that is scored at other budgets, and at which budget. Raises ValueError."""
+    if not method.takes_budget:
+        said = ", ".join(f"{key}=" for key in method.native) or "its method"
+        raise ValueError(f"{method}: trained_at= is a budget, and {said} leaves nothing to budget")
+    if method.trained_at == 1:
+        if method.learns:
+            raise ValueError(f"{method}: {method.name} learns {method.learns}; the dense model has none of it")
+        return reference()(dense=method.dense), None
+    return dataclasses.replace(method, trained_at=None), method.trained_at
 
 
 def writable(out: Path) -> None:

@@ -147,6 +147,8 @@ def reducers_of(options: Options) -> list[Method]:
         methods += random_at_counts(methods)
     if study.train == "recipe":
         return methods
+    if scored := [str(method) for method in methods if method.trained_at is not None]:
+        raise ValueError(f"{scored[0]}: trained_at= says how it was trained, and --train {study.train} trains nothing")
     unlearnt = [method.name for method in methods if method.learns]
     if unlearnt and study.reducers.strip() != ALL:
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
@@ -160,7 +162,8 @@ def random_at_counts(methods: list[Method]) -> list[Method]:
         str(twin): twin
         for method in methods
         if method.role not in ("dense", "random")
-        for twin in [parse_one(f"{plain.name}:like={str(method).replace(',', '+')}", method.dense)]
+        for like in [str(replace(method, trained_at=None)).replace(",", "+")]
+        for twin in [parse_one(f"{plain.name}:like={like}", method.dense)]
     }
     for name in map(str, methods):
         twins.pop(name, None)

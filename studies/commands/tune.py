@@ -47,6 +47,8 @@ def trials(options: Options) -> list[Trial]:
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"values are chosen for a method, and {twice} is asked for twice")
+    if scored := next((str(method) for method in methods if method.trained_at is not None), None):
+        raise ValueError(f"values are chosen for what is trained, and {scored} is trained elsewhere")
     budgets = sorted(parse_budgets(study.budgets))
     at = replace(
         options, budgets=str(budgets[(len(budgets) - 1) // 2]), seeds=options.seeds or 1, random_at_counts=False

@@ -32,6 +32,10 @@ _SMALL: dict[str, Any] = {
 EMBEDDED: dict[str, dict[str, Any]] = {
     "scenes_vit": {"class": "vit", **_SMALL},
     "scenes_vit_sincos": {"class": "vit", **_SMALL, "sincos_amplitude": 0.5},
+    "scenes_vit_shallow": {"class": "vit", **_SMALL, "depth": 3},
+    "scenes_vit_deep": {"class": "vit", **_SMALL, "depth": 12},
+    "scenes_vit_narrow": {"class": "vit", **_SMALL, "embed_dim": 48},
+    "scenes_vit_wide": {"class": "vit", **_SMALL, "embed_dim": 192, "num_heads": 6},
     "scenes_eva": {"class": "eva", **_SMALL, "use_rot_pos_emb": True, "swiglu_mlp": False, "qkv_fused": True},
 }
 # What the classifier sees. Cropr's release and MAE average over the class token too ("avg+prefix").

@@ -29,6 +29,7 @@ from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
+from studies.runs.source import carry_over, ensure_source
 from studies.tasks import TASKS, declared, load_task
 from studies.training.distributed import World, check_shared, join
 from studies.training.trainer import Trainer
@@ -96,9 +97,22 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
             })  # fmt: skip
         return
     check_macs(built.model.fold().eval())
+    source: dict[str, Any] = {}
+    if config.source is not None:
+        trained = ensure_source(config, out, held.host, execute)
+        if trained["status"] == "unreachable":
+            if world.first:
+                write_json(run_dir / "result.json", _record(config, method, data, started) | {
+                    "status": "unreachable", "floor": trained["floor"]
+                })  # fmt: skip
+            return
+        source = {"source": config.source, "objective": trained["objective"]}
     history: list[dict[str, Any]] = []
     validation: list[dict[str, Any]] = []
-    if config.recipe is not None:
+    if config.source is not None:
+        objective, model = Objective(task.criterion()), built.model.fold()
+        carry_over(model, out / "runs" / config.source)
+    elif config.recipe is not None:
         loss = task.criterion(config.recipe.label_smoothing)
         training = Training(
             built.model, loss, lambda: make_backbone(config, out, data).to(config.device), config.recipe.epochs
@@ -111,7 +125,8 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     else:
         objective, model = Objective(task.criterion()), built.model
     final = _evaluate(config, model, data, world)
-    masked = None if method.policy is None else _evaluate(config, model, data, world, masked=True)
+    masks = method.policy is not None and config.source is None  # a mask is of the training
+    masked = None if not masks else _evaluate(config, model, data, world, masked=True)
     if not world.first:
         return
     buffer = io.BytesIO()
@@ -122,7 +137,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     record = _record(config, method, data, started) | _outcome(config, built, objective, final, masked, history)
     write_json(run_dir / "result.json", record | {
         "validation": validation, "weight_digest": weight_digest(model), "num_processes": world.size,
-        "peak_memory_mib": memory.mib(),
+        "peak_memory_mib": memory.mib(), **source,
     })  # fmt: skip
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
 

@@ -11,7 +11,7 @@ EVERY = [
     (name, option, dense) for name, cls in builtin().items() for option in cls.options() for dense in (False, True)
 ]
 DROPPERS = tuple(name for name, cls in builtin().items() if "rest" in cls.options())
-TEXT = (("random", "like"),)  # names another method, whatever it is called
+TEXT = tuple((name, "like") for name, cls in builtin().items() if "like" in cls.options())  # names another method
 
 
 def tiny(**options):
