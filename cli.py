@@ -36,7 +36,7 @@ PANELS = {
     "Study": "reducers budgets seeds task dataset data backbone pool window masks "
     "ignore img_size random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
-    "Where it runs": "launcher out device jobs dry_run",
+    "Where it runs": "launcher out device jobs workers timing dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
 }
 
@@ -214,6 +214,11 @@ def slurm_options(
     return profile, named(**{key: value for key, value in locals().items() if key not in ("profile", "named")})
 
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode images for each run; 0: it does itself (default: by CPUs)."),
+]
+TimingOption = Annotated[bool, typer.Option(help="Time all variants behind the runs, or leave that out.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -224,6 +229,8 @@ def run(
     slurm: tuple[str | None, dict[str, Any]],
     launcher: Annotated[str, typer.Option(help="local or slurm.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")] = None,
+    workers: WorkersOption = None,
+    timing: TimingOption = True,
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
 ) -> None:
@@ -232,15 +239,16 @@ def run(
     from studies.commands.run import Options, configs_of, errors_of, only_timed, prepare
     from studies.launch.here import follows
 
-    options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
+    own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
+    options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
-        timing = only_timed(options)
-        if timing is not None:
+        timed = only_timed(options)
+        if timed is not None:
             if dry_run:
-                typer.echo(f"only timed, at {timing.img_sizes} px")
+                typer.echo(f"only timed, at {timed.img_sizes} px")
                 return
-            speed.run(timing, progress=lambda text: typer.echo(text, err=True))
-    if timing is not None:
+            speed.run(timed, progress=lambda text: typer.echo(text, err=True))
+    if timed is not None:
         report([options.directory])
         return
     with usage_errors():
@@ -313,14 +321,20 @@ def tune(
 
 @app.command()
 @with_options(study=study_options, slurm=slurm_options)
-def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
+def submit(
+    study: dict[str, Any],
+    slurm: tuple[str | None, dict[str, Any]],
+    workers: WorkersOption = None,
+    timing: TimingOption = True,
+    dry_run: DryRunOption = False,
+) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
-    from studies.commands.run import Options, configs_of, only_timed, prepare
-    from studies.launch.profile import resources
+    from studies.commands.run import Options, configs_of, only_timed, prepare, wanted
     from studies.launch.slurm import submit as send
 
-    options = Options(**study, launcher="slurm", profile=slurm[0], slurm=slurm[1])
+    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing}
+    options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         if only_timed(options) is not None:
             raise ValueError(
@@ -331,7 +345,7 @@ def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_
             print_dry_run(configs, options)
             return
         prepare(configs, options)
-        done = send(configs, options.directory, resources(*slurm))
+        done = send(configs, options.directory, wanted(options), timing)
     typer.echo("\n".join(submitted_lines(done, options.directory)))
 
 
@@ -340,9 +354,9 @@ def print_dry_run(configs: list, options: Any) -> None:
     typer.echo("\n".join(config.id for config in configs))
     if options.launcher == "slurm":
         from studies.commands.cluster import dry_run
-        from studies.launch.profile import resources
+        from studies.commands.run import wanted
 
-        typer.echo(dry_run(configs, options.directory, resources(options.profile, options.slurm)))
+        typer.echo(dry_run(configs, options.directory, wanted(options), options.timing))
 
 
 @app.command()
@@ -418,6 +432,7 @@ def evaluate(
     ignore: IgnoreOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Of `scenes` one of each digit, as smoke runs.")] = False,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     method: MethodOption = None,
 ) -> None:
     """Accuracy of a saved reduced model; prints one JSON document."""
@@ -426,7 +441,7 @@ def evaluate(
 
     with usage_errors():
         give_methods(method)
-        metrics = score(model, dataset, data, device, ignore, quick)
+        metrics = score(model, dataset, data, device, ignore, quick, workers)
     typer.echo(json.dumps(metrics))
 
 

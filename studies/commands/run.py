@@ -19,7 +19,7 @@ from studies.commands.bench import Bench
 from studies.commands.options import backbone_of, parse_budgets, resolve_device
 from studies.config import CHOICES, Recipe, RunConfig, replace_key
 from studies.data import OWN_SETTINGS
-from studies.launch.profile import resources
+from studies.launch.profile import Resources, resources
 from studies.models.methods import ALL, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     OwnWay = Callable[[Method, Recipe], Trained]
 
-__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare"]
+__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "prepare", "wanted"]
 
 
 @dataclass
@@ -57,9 +57,11 @@ class Options:
     recipe: str | None = None
     protocol: str = "own"
     jobs: int | None = None
+    workers: int | None = None  # None: by the CPUs of each run
     settings: list[str] = field(default_factory=list)
     random_at_counts: bool = False
     quick: bool = False
+    timing: bool = True
     rerun: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
@@ -145,6 +147,8 @@ def only_timed(options: Options) -> Bench | None:
     study = study_of(options)
     if study.timing is None:
         return None
+    if not options.timing:
+        raise ValueError(f"study {options.name} is only timed, so that --no-timing leaves nothing of it")
     if in_torchrun():
         raise ValueError(f"study {options.name} trains nothing, so that torchrun's processes have nothing to share")
     timing, quick = study.timing, options.quick
@@ -233,6 +237,11 @@ def device_of(options: Options) -> str:
     return "cuda" if resources(options.profile, options.slurm).wants_gpu else "cpu"
 
 
+def wanted(options: Options) -> Resources:
+    """What jobs ask Slurm for. Raises ValueError."""
+    return resources(options.profile, options.slurm | {"workers": options.workers})
+
+
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
     from studies.launch.here import in_torchrun
@@ -249,11 +258,11 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
 
 
 def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
-    """Where the records of the runs are, and that of the timing of all variants of the study, if there is one."""
+    """Where the records of the runs are, and that of the timing of all variants of the study, if they are timed."""
     from studies.study import timed_together, timing_dir
 
     runs = [options.directory / "runs" / config.id for config in configs]
-    if configs[0].split == "val":
+    if configs[0].split == "val" or not options.timing:
         return runs
     return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
@@ -344,11 +353,11 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
 
         if options.launcher == "slurm":
-            failed = run_there(configs, out, resources(options.profile, options.slurm), progress=progress)
+            failed = run_there(configs, out, wanted(options), progress=progress, timed=options.timing)
         else:
             alone = configs[0].device == "cuda" or in_torchrun()
             jobs = options.jobs or (1 if alone else cpu_count())
-            failed = run_here(configs, out, jobs=jobs, progress=progress)
+            failed = run_here(configs, out, jobs=jobs, progress=progress, timed=options.timing, workers=options.workers)
     if not failed:
         drop_aside(folders, out)
     return failed
