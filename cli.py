@@ -28,7 +28,9 @@ from studies.commands.typed.options import (
     LauncherOption,
     MethodOption,
     PageOption,
+    TimingOption,
     WindowOption,
+    WorkersOption,
     slurm_options,
     study_options,
 )
@@ -51,6 +53,8 @@ def run(
     slurm: tuple[str | None, dict[str, Any]],
     launcher: LauncherOption = "local",
     jobs: JobsOption = None,
+    workers: WorkersOption = None,
+    timing: TimingOption = True,
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
@@ -60,15 +64,16 @@ def run(
     from studies.commands.run import Options, configs_of, errors_of, only_timed, parts, prepare
     from studies.launch.here import follows
 
-    options = Options(**study, launcher=launcher, jobs=jobs, rerun=rerun, profile=slurm[0], slurm=slurm[1])
+    own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
+    options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
-        timing = only_timed(options)
-        if timing is not None:
+        timed = only_timed(options)
+        if timed is not None:
             if dry_run:
-                typer.echo(f"only timed, at {timing.img_sizes} px")
+                typer.echo(f"only timed, at {timed.img_sizes} px")
                 return
-            speed.run(timing, progress=lambda text: typer.echo(text, err=True))
-    if timing is not None:
+            speed.run(timed, progress=lambda text: typer.echo(text, err=True))
+    if timed is not None:
         print_report([options.directory], page=page)
         return
     with usage_errors():
@@ -147,14 +152,20 @@ def tune(
 
 @app.command()
 @with_options(study=study_options, slurm=slurm_options)
-def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_run: DryRunOption = False) -> None:
+def submit(
+    study: dict[str, Any],
+    slurm: tuple[str | None, dict[str, Any]],
+    workers: WorkersOption = None,
+    timing: TimingOption = True,
+    dry_run: DryRunOption = False,
+) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
-    from studies.commands.run import Options, configs_of, only_timed, parts, prepare
-    from studies.launch.profile import resources
+    from studies.commands.run import Options, configs_of, only_timed, parts, prepare, wanted
     from studies.launch.slurm import submit as send
 
-    options = Options(**study, launcher="slurm", profile=slurm[0], slurm=slurm[1])
+    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing}
+    options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         if only_timed(options) is not None:
             raise ValueError(
@@ -169,7 +180,7 @@ def submit(study: dict[str, Any], slurm: tuple[str | None, dict[str, Any]], dry_
         if dry_run:
             return
         for part, configs in planned:
-            done = send(configs, part.directory, resources(*slurm))
+            done = send(configs, part.directory, wanted(options), timing)
             typer.echo("\n".join(submitted_lines(done, part.directory)))
 
 
@@ -178,9 +189,9 @@ def print_dry_run(configs: list, options: Any) -> None:
     typer.echo("\n".join(config.id for config in configs))
     if options.launcher == "slurm":
         from studies.commands.cluster import dry_run
-        from studies.launch.profile import resources
+        from studies.commands.run import wanted
 
-        typer.echo(dry_run(configs, options.directory, resources(options.profile, options.slurm)))
+        typer.echo(dry_run(configs, options.directory, wanted(options), options.timing))
 
 
 @app.command()
@@ -269,6 +280,7 @@ def evaluate(
     ignore: IgnoreOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Of `scenes` one of each digit, as smoke runs.")] = False,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     method: MethodOption = None,
 ) -> None:
     """Accuracy of a saved reduced model; prints one JSON document."""
@@ -277,7 +289,7 @@ def evaluate(
 
     with usage_errors():
         give_methods(method)
-        metrics = score(model, dataset, data, device, ignore, quick)
+        metrics = score(model, dataset, data, device, ignore, quick, workers)
     typer.echo(json.dumps(metrics))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -32,8 +33,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-BATCH = 64  # images, of the timing
-DENSE_PIXELS = 2**20  # at most, of its batch in dense tasks
+# What a batch of the timing holds at most.
+BATCH = 64  # images
+PIXELS = 64 * 224**2
+DENSE_PIXELS = 2**20  # in dense tasks, where each has logits
+CPU_MACS = 64e9  # of the dense model, on a CPU: a second or so
 
 
 class Trained(NamedTuple):
@@ -223,6 +227,13 @@ def whole_models(configs: list[RunConfig], out: Path, data: Data, num_images: in
     return Whole(models, data.test_items(range(min(num_images, data.num_test))).images, fixed=False)
 
 
+def timing_batch(macs: int, image_size: int, *, dense: bool, device: str) -> int:
+    """Images of a batch of the timing, for a dense model of `macs` an image: as many as end in a while."""
+    pixels = DENSE_PIXELS if dense else PIXELS
+    macs_allowed = CPU_MACS if device == "cpu" else math.inf
+    return int(max(1, min(BATCH, pixels // image_size**2, macs_allowed // macs)))
+
+
 def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], Claim] = Claim) -> None:
     """Time every variant of `configs` beside the dense model, all in this process, and record it. For all variants of
     the study give it what `timed_together` finds.
@@ -232,6 +243,7 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     import torch
     from joblib import cpu_count  # those that affinity and cgroup allow
 
+    from cropr.macs import dense_macs
     from studies.data.datasets import create_dataset
     from studies.measure.bench import bench, variants_of
     from studies.models.backbones import create_backbone, options_of
@@ -250,7 +262,7 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
         data = create_dataset(first)
         options = options_of(first, data.image_size)
         vit = create_backbone(first.backbone, num_classes=data.num_classes, pretrained=False, **options)
-        batch = max(1, min(BATCH, DENSE_PIXELS // data.image_size**2)) if dense else BATCH
+        batch = timing_batch(dense_macs(vit, decoder=dense), data.image_size, dense=dense, device=first.device)
         rounds = 5 if first.quick else 30
         whole = whole_models(configs, out, data, rounds) if TASKS[first.task].detector else None
         timing = bench(vit, variants, whole, batch_size=batch, device=first.device, rounds=rounds)

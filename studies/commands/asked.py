@@ -49,9 +49,11 @@ class Options:
     recipe: str | None = None
     protocol: str | None = None  # None: the study's
     jobs: int | None = None
+    workers: int | None = None  # None: by the CPUs of each run
     settings: list[str] = field(default_factory=list)
     random_at_counts: bool = False
     quick: bool = False
+    timing: bool = True
     rerun: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py

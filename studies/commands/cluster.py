@@ -36,11 +36,11 @@ def slurm_options(
     return {key: value for key, value in given.items() if value is not None and value != [] and value != {}}
 
 
-def dry_run(configs: list[RunConfig], out: Path, wanted: Resources) -> str:
+def dry_run(configs: list[RunConfig], out: Path, wanted: Resources, timed: bool = True) -> str:
     """The sbatch scripts, the number of jobs and what they cost at most."""
     from studies.launch.slurm import arrays, script
 
-    work = arrays(pending(configs, out), out, wanted)
+    work = arrays(pending(configs, out, timed), out, wanted)
     texts = [f"{script(array, out, wanted)}\n# {len(array.jobs)} jobs, {array.kind}\n" for array in work]
     jobs = sum(len(array.jobs) for array in work)
     return "\n".join([*texts, f"{jobs} jobs; {estimate(configs, out, jobs, wanted)}"])
@@ -83,8 +83,8 @@ def submitted_lines(done: Any, out: Path) -> list[str]:
 
 
 def retry(out: Path, options: dict[str, Any], profile: str | None) -> Any:
-    """Submit the failed runs of `out` again, with the resources of the last submission and `options` over them.
-    Raises ValueError."""
+    """Submit the failed runs of `out` again, with the resources of the last submission and `options` over them; the
+    timing too, where it has been submitted before. Raises ValueError."""
     from studies.launch.slurm import submit
 
     log = submissions.read(out)
@@ -93,7 +93,8 @@ def retry(out: Path, options: dict[str, Any], profile: str | None) -> Any:
     rows = survey(out)
     failed = [row.id for row in rows if row.state == "failed" and not row.id.startswith(("backbones/", "speed/"))]
     again = resources(profile, {**(log[-1].resources if profile is None else {}), **options})
-    return submit([read_config(out / "runs" / name / "config.json") for name in failed], out, again)
+    configs = [read_config(out / "runs" / name / "config.json") for name in failed]
+    return submit(configs, out, again, timed=any(entry.kind == "speed" for entry in log))
 
 
 def cancel(out: Path) -> str:

@@ -87,13 +87,22 @@ def write_agreement(first: Path, second: Path) -> tuple[Path, ...]:
 
 
 def evaluate(
-    model: Path, dataset: str, data: str | None, device: str, ignore: int | None = None, quick: bool = False
+    model: Path,
+    dataset: str,
+    data: str | None,
+    device: str,
+    ignore: int | None = None,
+    quick: bool = False,
+    workers: int | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a saved model on the test split, or what smoke runs see of it. Raises ValueError, OSError."""
+    """Metrics of a saved model on the test split, or what smoke runs see of it. `workers` processes decode; None: one
+    for each CPU that does not compute. Raises ValueError, OSError."""
     import torch
+    from joblib import cpu_count  # those that affinity and cgroup allow
 
     from studies.config import RunConfig
     from studies.data.datasets import create_dataset
+    from studies.data.workers import num_workers
     from studies.models.deploy import info, load
     from studies.models.methods import reference
     from studies.tasks import TASKS, load_task
@@ -109,7 +118,9 @@ def evaluate(
         ignore=ignore, img_size=reduced.vit.patch_embed.img_size[0], masks=saved["options"].get("masks", True),
         quick=quick,
     )  # fmt: skip
-    items = create_dataset(config)
+    if workers is None:
+        workers = num_workers(cpu_count(), torch.get_num_threads() if where == "cpu" else 1)
+    items = create_dataset(config, workers)
     _check_fits(reduced, items, model)
     amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])
     scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where, amp)

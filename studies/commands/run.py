@@ -26,7 +26,7 @@ from studies.commands.bench import Bench
 from studies.commands.options import backbone_of, parse_budgets
 from studies.config import CHOICES, RunConfig
 from studies.data import OWN_SETTINGS
-from studies.launch.profile import resources
+from studies.launch.profile import Resources, resources
 from studies.models.methods import parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
@@ -35,7 +35,7 @@ from studies.tasks import TASKS
 if TYPE_CHECKING:
     from studies.commands.asked import OwnWay
 
-__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "parts", "prepare"]
+__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "parts", "prepare", "wanted"]
 
 
 def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
@@ -92,6 +92,8 @@ def only_timed(options: Options) -> Bench | None:
     study = study_of(options)
     if study.timing is None:
         return None
+    if not options.timing:
+        raise ValueError(f"study {study.name} is only timed, so that --no-timing leaves nothing of it")
     if in_torchrun():
         raise ValueError(f"study {study.name} trains nothing, so that torchrun's processes have nothing to share")
     timing, quick = study.timing, options.quick
@@ -101,6 +103,11 @@ def only_timed(options: Options) -> Bench | None:
         "float32", options.device, False, options.directory, task=study.task, num_classes=timing.num_classes,
         window=options.window,
     )  # fmt: skip
+
+
+def wanted(options: Options) -> Resources:
+    """What jobs ask Slurm for. Raises ValueError."""
+    return resources(options.profile, options.slurm | {"workers": options.workers})
 
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
@@ -121,11 +128,11 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
 
 
 def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
-    """Where the records of the runs are, and that of the timing of all variants of the study, if there is one."""
+    """Where the records of the runs are, and that of the timing of all variants of the study, if they are timed."""
     from studies.study import timed_together, timing_dir
 
     runs = [options.directory / "runs" / config.id for config in configs]
-    if configs[0].split == "val":
+    if configs[0].split == "val" or not options.timing:
         return runs
     return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
@@ -216,11 +223,11 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
 
         if options.launcher == "slurm":
-            failed = run_there(configs, out, resources(options.profile, options.slurm), progress=progress)
+            failed = run_there(configs, out, wanted(options), progress=progress, timed=options.timing)
         else:
             alone = configs[0].device == "cuda" or in_torchrun()
             jobs = options.jobs or (1 if alone else cpu_count())
-            failed = run_here(configs, out, jobs=jobs, progress=progress)
+            failed = run_here(configs, out, jobs=jobs, progress=progress, timed=options.timing, workers=options.workers)
     if not failed:
         drop_aside(folders, out)
     return failed

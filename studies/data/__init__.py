@@ -124,14 +124,14 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The declaration of a data set. `make` reads it for a run and raises ValueError for what is missing or cannot be
-    read."""
+    """The declaration of a data set. `make` reads it for a run, to be decoded by a number of worker processes, and
+    raises ValueError for what is missing or cannot be read."""
 
     name: str
     summary: str
     tasks: tuple[str, ...]
     splits: dict[str, str]  # what a model is trained on and scored on -> what that is
-    make: Callable[[RunConfig], Data]
+    make: Callable[[RunConfig, int], Data]
     settings: tuple[str, ...] = ()  # of OWN_SETTINGS, those that it reads
     ignore: bool = False  # takes `--ignore`, the pixel value that counts nowhere
     sized: bool = False  # its images are made as large as `--img-size` says

@@ -21,9 +21,9 @@ def datasets() -> dict[str, Dataset]:
     return dict(sorted(found.items(), key=lambda entry: (bool(entry[1].folder), entry[0])))
 
 
-def create_dataset(config: RunConfig) -> Data:
-    """The data set of a run. Raises ValueError for an unknown one, one of another task, and missing or unreadable
-    data."""
+def create_dataset(config: RunConfig, workers: int = 0) -> Data:
+    """The data set of a run; `workers` processes decode what is in files (0: this one). Raises ValueError for an
+    unknown one, one of another task, and missing or unreadable data."""
     one_of("data set", config.dataset, datasets())
     dataset = datasets()[config.dataset]
     if config.task not in dataset.tasks:
@@ -35,4 +35,4 @@ def create_dataset(config: RunConfig) -> Data:
     if config.ignore is not None and not dataset.ignore:
         those = ", ".join(name for name, other in datasets().items() if other.ignore)
         raise ValueError(f"data set {dataset.name} reads no --ignore {config.ignore}; valid with {those}")
-    return dataset.make(config)
+    return dataset.make(config, workers)

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from studies.data import Batch
 from studies.data.transforms import seeded
+from studies.data.workers import Workers
 
 __all__ = [
     "BadFile", "FileDataset", "Items", "UnreadableImages", "WrongFiles", "decode", "held_out", "listed", "looked_into",
@@ -205,8 +206,7 @@ class FileDataset:
         self._splits = splits
         self.num_train, self.num_test = len(splits["train"]), len(splits["val"])
         self.unreadable: list[str] = []
-        self._loaders: dict[str, DataLoader] = {}
-        self._orders: dict[str, _Order] = {}
+        self._workers: dict[str, Workers] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -268,7 +268,9 @@ class FileDataset:
         if self.workers == 0:
             loaded: Iterable = (items.collate([items[key] for key in batch]) for batch in keys)
         else:
-            loaded = self._loader(split, keys)
+            if split not in self._workers:
+                self._workers[split] = Workers(items, items.collate, self.workers)
+            loaded = self._workers[split].batches(keys)
         for batch, bad in loaded:
             self._note(bad)
             if batch is not None:
@@ -276,35 +278,8 @@ class FileDataset:
             elif split == "train":  # without it all later batches would have other numbers
                 raise _error(bad)
 
-    def _loader(self, split: str, keys: list[list[Key]]) -> DataLoader:
-        """The workers live on from epoch to epoch; which epoch it is comes with every key."""
-        if split not in self._loaders:
-            self._orders[split] = _Order()
-            self._loaders[split] = DataLoader(
-                self._splits[split],
-                batch_sampler=self._orders[split],
-                num_workers=self.workers,
-                collate_fn=self._splits[split].collate,
-                multiprocessing_context="spawn",  # safe beside threads and CUDA
-                persistent_workers=True,
-            )
-        self._orders[split].keys = keys
-        return self._loaders[split]
-
     def _note(self, bad: Collection[BadFile]) -> None:
         """Raises for bad files, or remembers those that may be left out."""
         if bad and (not self.skip_unreadable or any(fault.wrong for fault in bad)):
             raise _error(bad)
         self.unreadable += [fault.path for fault in bad if fault.path not in self.unreadable]
-
-
-class _Order:
-    """The batches of the epoch at hand."""
-
-    keys: list[list[Key]] = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)

@@ -41,22 +41,31 @@ def follows() -> bool:
     return in_torchrun() and os.environ["RANK"] != "0"
 
 
-def run_here(configs: list[RunConfig], out: Path, *, jobs: int, progress: Progress) -> list[str]:
-    """Backbones, then runs in `jobs` processes, then the timing by itself. Returns the ids of the runs that
-    failed ("speed": the timing).
+def run_here(
+    configs: list[RunConfig],
+    out: Path,
+    *,
+    jobs: int,
+    progress: Progress,
+    timed: bool = True,
+    workers: int | None = None,
+) -> list[str]:
+    """Backbones, then runs in `jobs` processes, then, if `timed`, the timing by itself. Returns the ids of the runs
+    that failed ("speed": the timing). `workers` processes decode images for each run; None: as many as its share of the
+    CPUs has beside it.
 
     Under torchrun each of its processes comes here, and their workers train together: jobs is 1, and the timing and the
     failures are the first one's.
 
     Stops its workers and raises KeyboardInterrupt on Ctrl-C; what was going on continues with the next command.
     """
-    left, threads = pending(configs, out), cpu_count()
+    left, threads = pending(configs, out, timed), cpu_count()
     write_configs([*left.runs, *left.timing], out)
     if left.backbones:
         _backbones(left.backbones, out, jobs, threads, progress)
     if left.runs:
         sharing = jobs * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes here
-        _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // sharing), progress)
+        _runs(left.runs, out, min(jobs, len(left.runs)), max(1, threads // sharing), workers, progress)
     if follows():
         return []
     if left.timing:
@@ -83,7 +92,9 @@ def _backbones(configs: list[RunConfig], out: Path, jobs: int, threads: int, pro
             _work(out, [_job(out, "backbone", part, max(1, threads // workers))] * workers, tick)
 
 
-def _runs(configs: list[RunConfig], out: Path, workers: int, threads: int, progress: Progress) -> None:
+def _runs(
+    configs: list[RunConfig], out: Path, jobs: int, threads: int, workers: int | None, progress: Progress
+) -> None:
     folders = [out / "runs" / config.id for config in configs]
     steps = sum(config.recipe.epochs if config.recipe else 1 for config in configs)
 
@@ -91,7 +102,7 @@ def _runs(configs: list[RunConfig], out: Path, workers: int, threads: int, progr
         done = sum(is_finished(folder) for folder in folders)
         progress("runs", sum(epochs_done(folder) for folder in folders), steps, f"{done}/{len(configs)} runs")
 
-    _work(out, [_job(out, "runs", configs, threads)] * workers, tick)
+    _work(out, [replace(_job(out, "runs", configs, threads), workers=workers)] * jobs, tick)
 
 
 def _job(out: Path, kind: Any, configs: list[RunConfig], threads: int) -> Job:

@@ -41,9 +41,10 @@ class Job:
     out: str
     kind: Kind
     ids: tuple[str, ...]
-    num_threads: int | None = None  # of a backbone; None: the CPUs of this job
+    num_threads: int | None = None  # CPUs that are its own, and threads of a backbone; None: the CPUs of this job
     gpu: str | None = None  # CUDA_VISIBLE_DEVICES, where nobody else sets it
     methods: tuple[tuple[str, str], ...] = ()  # (source, digest) of the user's own methods, named in the command
+    workers: int | None = None  # processes that decode images for a run; None: by its CPUs
 
     def __call__(self) -> None:
         if self.gpu is not None:
@@ -74,6 +75,7 @@ class Job:
 
     def _work(self, claim: Callable[[Path], Claim], signals: Signals, slurm: bool) -> list[tuple[str, Callable]]:
         """Name and function of each item."""
+        from studies.data.workers import num_workers
         from studies.runs.holding import Host
         from studies.runs.pretraining import train_backbone
         from studies.runs.run import execute
@@ -81,7 +83,9 @@ class Job:
         if self.kind == "speed":
             return [("the timing", partial(self._time, claim))]
         # A failure that is there when a job of Slurm starts is of an earlier life of this job: `submit` removes others.
-        host = Host(claim, self.num_threads or _num_cpus(), signals.watch, repeat_failed=not slurm)
+        cpus = self.num_threads or _num_cpus()
+        workers = num_workers(cpus) if self.workers is None else self.workers
+        host = Host(claim, cpus, signals.watch, repeat_failed=not slurm, workers=workers)
         task = train_backbone if self.kind == "backbone" else execute
         return [(name, partial(self._do, name, task, host)) for name in self.ids]
 
@@ -148,4 +152,6 @@ def _slurm_claim() -> Callable[[Path], Claim]:
 
 def _num_cpus() -> int:
     """CPUs of one process of this job."""
-    return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+    from joblib import cpu_count  # those that affinity and cgroup allow
+
+    return int(os.environ.get("SLURM_CPUS_PER_TASK") or cpu_count())

@@ -23,15 +23,16 @@ class Pending:
     timing: list[RunConfig]
 
 
-def pending(configs: list[RunConfig], out: Path) -> Pending:
-    """What `configs` still need. A record that is broken is moved aside: its run is done again."""
+def pending(configs: list[RunConfig], out: Path, timed: bool = True) -> Pending:
+    """What `configs` still need, the timing of their variants included where it is wanted (`timed`). A record that is
+    broken is moved aside: its run is done again."""
     from studies.runs.pretraining import backbone_dir
     from studies.study import timed_together, timing_dir
 
     runs = [config for config in configs if not is_finished(out / "runs" / config.id)]
     owners = {backbone_dir(config, out): config for config in runs if config.backbone_recipe is not None}
     backbones = [config for folder, config in owners.items() if not (folder / "result.json").exists()]
-    if configs[0].split == "val":  # something is chosen by its accuracy: nothing is timed
+    if not timed or configs[0].split == "val":  # validation: something is chosen by its accuracy
         return Pending(backbones, runs, [])
     variants, _ = timed_together(configs, out)
     return Pending(backbones, runs, [] if is_finished(timing_dir(variants, out)) else variants)

@@ -1,8 +1,8 @@
 """What a job asks Slurm for: options of the command line over a profile, one TOML file a cluster.
 
 The keys are submitit's names of sbatch's parameters (`partition`, `time` in minutes, `gpus_per_node`, `setup`, …; what
-it has no name for stands in the table `additional_parameters`), and three of our own: `runs_per_job`, `python`,
-`max_timeouts`.
+it has no name for stands in the table `additional_parameters`), and four of our own: `runs_per_job`, `python`,
+`max_timeouts`, `workers`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from results.records.files import path_of
 __all__ = ["Resources", "read_profile", "resources"]
 
 FOLDERS = (Path("profiles"), Path("~/.config/cropr-study"))
-OWN = ("runs_per_job", "python", "max_timeouts")
+OWN = ("runs_per_job", "python", "max_timeouts", "workers")
 # The first two are set here, `num_gpus` is the old name of gpus_per_node, without srun no signal reaches the run.
 REFUSED = ("dependency", "stderr_to_stdout", "num_gpus", "use_srun")
 NUMBERS = (
     "time", "nodes", "ntasks_per_node", "cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task",
-    "signal_delay_s", "array_parallelism", "runs_per_job", "max_timeouts",
+    "signal_delay_s", "array_parallelism", "runs_per_job", "max_timeouts", "workers",
 )  # fmt: skip
 DEFAULT_TIME = 240  # minutes
 
@@ -36,6 +36,7 @@ class Resources:
     parameters: dict[str, Any] = field(default_factory=dict)
     runs_per_job: int = 1
     python: str | None = None  # command that starts Python on the node; None: this one
+    workers: int | None = None  # processes that decode images for each process of a run; None: by its CPUs
     max_timeouts: int = 100  # a job that was stopped at its time limit is requeued so often; preemptions do not count
 
     @property

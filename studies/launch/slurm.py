@@ -90,8 +90,8 @@ def arrays(left: Pending, out: Path, wanted: Resources) -> list[Array]:
     return found
 
 
-def submit(configs: list[RunConfig], out: Path, wanted: Resources) -> Submitted:
-    """Submit what is neither finished, nor queued, nor running.
+def submit(configs: list[RunConfig], out: Path, wanted: Resources, timed: bool = True) -> Submitted:
+    """Submit what is neither finished, nor queued, nor running; the timing only if it is wanted (`timed`).
 
     Raises ValueError where Slurm is not there, does not answer or refuses; then nothing stays submitted.
     """
@@ -101,7 +101,7 @@ def submit(configs: list[RunConfig], out: Path, wanted: Resources) -> Submitted:
         live = live_items(log)
         if live is None:
             raise ValueError("Slurm does not answer (squeue); nothing was submitted")
-        left = pending(configs, out)
+        left = pending(configs, out, timed)
         free = _without(left, out, live)
         write_configs([*free.runs, *free.timing], out)
         done = Submitted(live=len(left.runs) - len(free.runs))
@@ -135,11 +135,13 @@ def _refuse_stuck(sent: list[Submission]) -> None:
             raise ValueError(f"sbatch: job {job} could never start: {state.split()[-1]}; no node has what it asks for")
 
 
-def run_there(configs: list[RunConfig], out: Path, wanted: Resources, *, progress: Progress) -> list[str]:
+def run_there(
+    configs: list[RunConfig], out: Path, wanted: Resources, *, progress: Progress, timed: bool = True
+) -> list[str]:
     """Submit what is left and wait until no job of it lives. Returns the ids of the runs that failed ("speed": the
     timing). Raises KeyboardInterrupt on Ctrl-C, and leaves the jobs alone; ValueError as `submit`."""
-    submit(configs, out, wanted)
-    left = pending(configs, out)
+    submit(configs, out, wanted, timed)
+    left = pending(configs, out, timed)
     items = [item for array in arrays(left, out, wanted) for items in array.items for item in items]
     quiet = 0
     while quiet < 2:  # a job that is requeued may look ended for a moment, and a record may come late
@@ -212,7 +214,7 @@ def _submit_array(array: Array, out: Path, wanted: Resources, behind: list[str])
             work = [
                 Job(
                     str(out.absolute()), array.kind, tuple(config.id for config in pack),
-                    methods=approved(config.reducer for config in pack),
+                    methods=approved(config.reducer for config in pack), workers=wanted.workers,
                 )
                 for pack in jobs
             ]  # fmt: skip

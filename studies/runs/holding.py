@@ -19,12 +19,14 @@ __all__ = ["HERE", "Held", "Host", "claimed"]
 @dataclass(frozen=True)
 class Host:
     """What surrounds a run: how it claims its directory, the threads of a backbone (a run takes what its config says),
-    who is told of each trainer before it starts, and whether what has failed is tried again."""
+    who is told of each trainer before it starts, whether what has failed is tried again, and how many processes decode
+    images for it."""
 
     claim: Callable[[Path], Claim] = Claim
     num_threads: int = 1
     training: Callable[[Trainer], None] | None = None
     repeat_failed: bool = True
+    workers: int = 0
 
     def given_up(self, folder: Path) -> bool:
         return not self.repeat_failed and (folder / "failure.json").exists()

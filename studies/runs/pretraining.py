@@ -127,7 +127,7 @@ def train_backbone(config: RunConfig, out: Path, host: Host = HERE) -> None:
 def _train_backbone(config: RunConfig, held: Held) -> None:
     torch.manual_seed(config.seed)
     folder, recipe = held.folder, config.backbone_recipe
-    started, data = now(), create_dataset(config)
+    started, data = now(), create_dataset(config, held.host.workers)
     assert recipe is not None
     options = options_of(config, data.image_size)
     vit = create_backbone(config.backbone, num_classes=data.num_classes, pretrained=False, **options)

@@ -84,7 +84,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     memory = PeakMemory(config.device)
     started, task = now(), load_task(config.task)
     method = parse_one(config.reducer, TASKS[config.task].dense)
-    data = create_dataset(config)
+    data = create_dataset(config, held.host.workers)
     check_shared(data, config.recipe, world.size)
     vit = make_backbone(config, out, data)
     torch.manual_seed(config.seed)  # the reducer's own weights

@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from results.records.frames import speed_frame
 from results.records.store import load_records, write_json
 from studies.commands.new_method import new_method
+from studies.commands.run import Options, record_dirs
 from studies.launch.pending import failed, pending, write_configs
 from studies.launch.profile import Resources
 from studies.launch.slurm import arrays
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse
-from studies.study import plan, timed_together, timing_dir
+from studies.study import plan, timed_together, timing_batch, timing_dir
 
 
 def planned(reducers, budgets=(0.6,), seeds=1):
@@ -127,3 +128,30 @@ def test_what_another_command_adds_meanwhile_is_not_missed(begun):
     assert failed(left, begun) == [] and pending(planned("random"), begun).timing == []  # not timed twice
     write_configs(planned("evit"), begun)
     assert failed(left, begun) == [] and names(pending(configs, begun).timing) == {"none", "random@0.6", "evit@0.6"}
+
+
+def test_the_timing_can_be_left_out(begun):
+    configs = planned("none,random")
+    left = pending(configs, begun, timed=False)
+    assert names(left.runs) == {"none", "random@0.6"} and left.timing == []
+    assert [array.kind for array in arrays(left, begun, Resources({}))] == ["runs"]
+    assert failed(left, begun) == [config.id for config in configs]
+    where = {timing: record_dirs(configs, Options(out=begun, timing=timing)) for timing in (True, False)}
+    assert where[True] == [*where[False], timing_dir(configs, begun)]  # --rerun: a timing that is not made anew stays
+
+
+@pytest.mark.parametrize(
+    ("macs", "side", "dense", "device", "batch"),
+    [
+        (0.1e9, 32, False, "cpu", 64),  # the embedded models
+        (4.6e9, 224, False, "cpu", 13),  # ViT-S/16
+        (4.6e9, 224, False, "cuda", 64),
+        (46e9, 518, False, "cpu", 1),  # with patches of 14
+        (46e9, 518, False, "cuda", 11),
+        (31.8e9, 512, True, "cpu", 2),
+        (31.8e9, 512, True, "cuda", 4),
+        (1e12, 2048, True, "cuda", 1),
+    ],
+)
+def test_the_batch_that_is_timed_fits_images_model_and_device(macs, side, dense, device, batch):
+    assert timing_batch(macs, side, dense=dense, device=device) == batch

@@ -25,7 +25,7 @@ PANELS = {
     "Study": "reducers budgets seeds task dataset data backbone pool window masks "
     "ignore img_size random_at_counts config",
     "Training": "train recipe protocol settings quick rerun",
-    "Where it runs": "launcher out device jobs dry_run",
+    "Where it runs": "launcher out device jobs workers timing dry_run",
     "Slurm": "profile partition account qos constraint gpus cpus mem time nodes throttle runs_per_job setup sbatch",
 }
 

@@ -11,7 +11,8 @@ from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
     "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption", "IgnoreOption", "JobsOption",
-    "JsonOption", "LauncherOption", "MethodOption", "PageOption", "WindowOption", "slurm_options", "study_options",
+    "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TimingOption", "WindowOption",
+    "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
@@ -30,6 +31,11 @@ WindowOption = Annotated[
 ]
 PageOption = Annotated[bool, typer.Option("--page/--no-page", help="Write report/index.html, a page to explore.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode images for each run; 0: it does itself (default: by CPUs)."),
+]
+TimingOption = Annotated[bool, typer.Option(help="Time all variants behind the runs, or leave that out.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 LauncherOption = Annotated[str, typer.Option(help="local or slurm.")]
 JobsOption = Annotated[int | None, typer.Option(min=1, help="Worker processes (default: one a core; on a GPU 1).")]

@@ -45,9 +45,9 @@ class ADE20k(MaskFolder):
         return [name.strip() for name in CLASSES.split(",")]
 
 
-def _make(config: RunConfig) -> ADE20k:
+def _make(config: RunConfig, workers: int) -> ADE20k:
     assert config.data_dir is not None
-    return ADE20k(config.data_dir, seed=config.seed, hold_out=config.split == "val")
+    return ADE20k(config.data_dir, seed=config.seed, workers=workers, hold_out=config.split == "val")
 
 
 DATASET = Dataset(

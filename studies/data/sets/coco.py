@@ -208,13 +208,13 @@ def _instances(entry: ImageEntry, objects: list[Object]) -> Instances:
     )
 
 
-def _make(config: RunConfig) -> Coco:
+def _make(config: RunConfig, workers: int) -> Coco:
     assert config.data_dir is not None
     vit_config, image_size = vit_config_of(config.backbone), config.img_size or IMAGE_SIZE
     patch_size = patch_size_of(config.backbone, image_size)
     return Coco(
         config.data_dir, image_size=image_size, patch_size=patch_size,
-        mean=vit_config["mean"], std=vit_config["std"], masks=config.masks, seed=config.seed,
+        mean=vit_config["mean"], std=vit_config["std"], masks=config.masks, seed=config.seed, workers=workers,
         hold_out=config.split == "val",
     )  # fmt: skip
 

@@ -95,13 +95,18 @@ class _Images(Items):
             yield f"{path}\0{(self.root / path).stat().st_size}\0{self.classes[label]}"
 
 
-def _make(config: RunConfig) -> ImageFolder:
+def _make(config: RunConfig, workers: int) -> ImageFolder:
     assert config.data_dir is not None
     recipe = config.recipe
     augment = {} if recipe is None else {"auto_augment": recipe.augment, "re_prob": recipe.random_erasing}
     vit_config = vit_config_of(config.backbone)
     return ImageFolder(
-        config.data_dir, vit_config=vit_config, seed=config.seed, augment=augment, hold_out=config.split == "val"
+        config.data_dir,
+        vit_config=vit_config,
+        seed=config.seed,
+        workers=workers,
+        augment=augment,
+        hold_out=config.split == "val",
     )
 
 

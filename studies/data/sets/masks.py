@@ -174,12 +174,12 @@ class _Pairs(Items):
             yield "\0".join(f"{path}\0{(self.root / path).stat().st_size}" for path in pair)
 
 
-def _make(config: RunConfig) -> MaskFolder:
+def _make(config: RunConfig, workers: int) -> MaskFolder:
     assert config.data_dir is not None
     vit_config = vit_config_of(config.backbone)
     size, mean, std = vit_config["input_size"][-1], vit_config["mean"], vit_config["std"]
     return MaskFolder(
-        config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed,
+        config.data_dir, image_size=size, mean=mean, std=std, seed=config.seed, workers=workers,
         palette=config.dataset == PALETTE.name, ignore=config.ignore, hold_out=config.split == "val",
     )  # fmt: skip
 

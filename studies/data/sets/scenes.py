@@ -353,7 +353,7 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
     return np.concatenate([first, after], 1)
 
 
-def _make(config: RunConfig) -> Scenes:
+def _make(config: RunConfig, workers: int) -> Scenes:
     digits = (1, 1) if config.task == "classification" else (1, MAX_DIGITS)
     return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split, once=config.quick)
 

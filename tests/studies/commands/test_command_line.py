@@ -46,6 +46,7 @@ from studies.models.backbones import create_backbone
         (("run", "--set", "epoch=3"), ["'epoch'", "epochs"]),
         (("status", "/nowhere"), ["/nowhere"]),
         (("report", "/nowhere"), ["/nowhere"]),
+        (("run", "resolution", "--no-timing"), ["resolution is only timed", "--no-timing"]),
         (("list", "reducer"), ["'reducer'", "reducers"]),
     ],
 )
@@ -111,8 +112,10 @@ def test_segmentation_from_the_command_to_the_report(tmp_path):
     out, weights = tmp_path / "out", tmp_path / "vit.safetensors"
     save_file(create_backbone("scenes_vit", num_classes=11, pretrained=False).state_dict(), weights)
     backbone = ("--backbone", f"scenes_vit={weights}")  # nothing to train first
-    done = study("run", "--task", "segmentation", "--quick", "--reducers", "none,cropr", *TINY, *backbone, "--out", out)
+    common = ("--quick", *TINY, *backbone, "--no-timing", "--out", out)
+    done = study("run", "--task", "segmentation", "--reducers", "none,cropr", *common)
     assert done.returncode == 0, done.stderr
+    assert not (out / "speed").exists()
     records = {path.parent: json.loads(path.read_text()) for path in out.glob("runs/*/result.json")}
     assert {record["variant"] for record in records.values()} == {"none", "cropr@0.65"}
     for folder, record in records.items():
