@@ -28,7 +28,7 @@ STUDY = Study(
         "none of the papers holds its method against controls at its own counts; what a method is worth beyond its "
         "schedule is the difference to them."
     ),
-    expected="inverted < random, grid, centre < norm, keynorm < classattn, the methods <= oracle, at each one's counts.",
+    expected="inverted < random, grid, centre < norm, keynorm < classattn, the methods <= oracle, at its counts.",
     seen="not run to its end yet.",
     time="not measured yet; added up from the runs of the default study about 10 minutes on 2 cores for one seed.",
     values=(
