@@ -65,6 +65,7 @@ class Full:
     it there. What is "" is as in the small one."""
 
     backbone: str
+    dataset: str = "imagenet"
     recipe: Recipe | None = None  # None: off the shelf
     reducers: str = ""
     budgets: str = ""
@@ -112,7 +113,7 @@ class Study:
         run = f"cropr-study run {self.file or self.name}"
         if self.full is None:
             return run
-        return f"{run}; at full size {run} --dataset imagenet --data DIR"
+        return f"{run}; at full size {run} --dataset {self.full.dataset} --data DIR"
 
     def recipes(self, quick: bool) -> tuple[Recipe | None, Recipe | None]:
         """Of the runs, and of the backbone that they start from."""

@@ -61,6 +61,8 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     if not (options.masks or TASKS[study.task].detector):
         raise ValueError(f"--no-masks is of detection, and {study.task} has no masks of objects")
     one_of("training", study.train, TRAINS)
+    if not (TASKS[study.task].labelled or study.train == "none"):
+        raise ValueError(f"--train {study.train}: {study.task} holds models as they come against the dense one")
     if study.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {study.train} trains nothing, so that --set and --recipe have no meaning with it")
     unread = set(OWN_SETTINGS) - set(dataset.settings)
@@ -152,7 +154,8 @@ def preflight(configs: list[RunConfig]) -> str:
     dense, reachable, floors = TASKS[first.task].dense, False, []
     options = options_of(first, data.image_size)
     if first.recipe is None and first.backbone_recipe is None:
-        vit = as_it_comes(first.backbone, data, pretrained=False, checkpoint=first.checkpoint, **options)
+        known = data if TASKS[first.task].labelled else None
+        vit = as_it_comes(first.backbone, known, pretrained=False, checkpoint=first.checkpoint, **options)
     else:
         vit = create_backbone(
             first.backbone, num_classes=data.num_classes, pretrained=False, checkpoint=first.checkpoint, **options

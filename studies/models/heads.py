@@ -20,12 +20,17 @@ __all__ = ["as_it_comes"]
 _logger = logging.getLogger(__name__)
 
 
-def as_it_comes(name: str, data: Data, *, pretrained: bool, checkpoint: str | None, **options: Any) -> nn.Module:
-    """`create_backbone` with the classifier of its weights. Where the data's classes are some of ImageNet's by name
-    (Imagenette and the like), of a classifier of all 1,000 their rows are kept, and the log says so.
+def as_it_comes(name: str, data: Data | None, *, pretrained: bool, checkpoint: str | None, **options: Any) -> nn.Module:
+    """`create_backbone` with the classifier of its weights; without `data` whatever that is, or none. Where the data's
+    classes are some of ImageNet's by name (Imagenette and the like), of a classifier of all 1,000 their rows are kept,
+    and the log says so.
 
-    Raises ValueError where the classifier is of other classes, or there is none.
+    Raises ValueError where the classifier is of other classes than the data, or there is none.
     """
+    if data is None:
+        headless = checkpoint is not None and head_classes(read_checkpoint(checkpoint)[0]) is None
+        options |= {"num_classes": 0} if headless else {}
+        return create_backbone(name, pretrained=pretrained, checkpoint=checkpoint, **options)
     if checkpoint is not None and head_classes(read_checkpoint(checkpoint)[0]) is None:
         raise ValueError(f"{checkpoint} has no classifier; --train none scores a model as it is, so it needs one")
     vit = create_backbone(name, pretrained=pretrained, checkpoint=checkpoint, **options)

@@ -67,7 +67,8 @@ def make_backbone(config: RunConfig, out: Path, data: Data) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.recipe is None and not own:
-            return as_it_comes(config.backbone, data, pretrained=pretrained, checkpoint=config.checkpoint, **options)
+            known = data if TASKS[config.task].labelled else None
+            return as_it_comes(config.backbone, known, pretrained=pretrained, checkpoint=config.checkpoint, **options)
         vit = create_backbone(
             config.backbone, num_classes=data.num_classes, pretrained=pretrained, checkpoint=config.checkpoint,
             drop_path_rate=config.recipe.drop_path if config.recipe else 0.0, **options,

@@ -39,6 +39,7 @@ class TaskInfo(NamedTuple):
     summary: str
     dense: bool  # something for every pixel, so that every patch counts to the end
     metrics: tuple[Metric, ...]  # the headline first
+    labelled: bool = True  # items have what is to be predicted; else models are scored as they come
     detector: bool = False  # pyramid and heads of a detector stand in the place of the classifier
 
 
@@ -60,6 +61,17 @@ TASKS = {
         True,
         (*_average_precision("box"), *_average_precision("mask")),
         detector=True,
+    ),
+    "fidelity": TaskInfo(
+        "nearness to the dense model's output, without labels",
+        False,
+        (
+            Metric("agreement", "agreement with dense", statistic="mean"),
+            Metric("minus_kl", "-KL to dense, of a nat", statistic="mean_minus_kl"),
+            Metric("class_cosine", "cosine of class token", statistic="mean_class_cosine"),
+            Metric("patch_cosine", "cosine of patches", statistic="mean_patch_cosine"),
+        ),
+        labelled=False,
     ),
 }
 

@@ -18,6 +18,7 @@ from results.statistics.metrics.average_precision import AREAS, Matches
 __all__ = ["STATISTICS", "Statistic", "read_values"]
 
 AP_RESAMPLES, AP_RESAMPLES_OF_SIZE = 1000, 400  # each costs a millisecond
+FIGURES = ("minus_kl", "class_cosine", "patch_cosine")  # of items, as their arrays are named
 KINDS = ("box", "mask")  # of objects, as their arrays are named
 
 
@@ -28,6 +29,7 @@ class Statistic(NamedTuple):
     gather: Callable[[Population, Any], Any]  # of a run, by cluster
     resample: Callable[[Population, list[Any], int], tuple[Any, Any]]  # of R runs: [R] as observed, [R, B] resampled
     resamples: int | None = None  # B, where it is fixed
+    real: bool = False  # values are real numbers, not counts
 
 
 def read_values(run_dir: str, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -45,8 +47,10 @@ def read_values(run_dir: str, statistic: Statistic) -> tuple[np.ndarray, np.ndar
         if len(item) == 0 or not len(item) == len(cluster) == value.truths.shape[1] or not in_order:
             raise CorruptRecord(path, "empty, of different lengths or not in the order of items")
         return item, cluster, value
-    if value.dtype.kind not in "iub":
+    if value.dtype.kind not in ("iubf" if statistic.real else "iub"):
         raise CorruptRecord(path, "values are no integers")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise CorruptRecord(path, "values are not finite")
     if len(item) == 0 or not len(item) == len(cluster) == len(value):
         raise CorruptRecord(path, "empty, or arrays of different lengths")
     if in_order:
@@ -58,6 +62,11 @@ def read_values(run_dir: str, statistic: Statistic) -> tuple[np.ndarray, np.ndar
 def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Whether each item was hit, [I]."""
     return arrays["prediction"] == arrays["target"]
+
+
+def _mean_of(name: str) -> Statistic:
+    """The mean of a figure that each item has, [I]."""
+    return Statistic(lambda arrays: arrays[name].astype(np.float64), _sums, _resample_hits, real=True)
 
 
 def _class_pixels(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -100,6 +109,7 @@ def _average_precision(kind: str, area: str) -> Statistic:
 
 STATISTICS = {
     "mean": Statistic(_hits, _sums, _resample_hits),
+    **{f"mean_{name}": _mean_of(name) for name in FIGURES},
     "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
     **{f"{kind}_ap": _average_precision(kind, "all") for kind in KINDS},
     **{f"{kind}_ap_{area}": _average_precision(kind, area) for kind in KINDS for area in AREAS[1:]},

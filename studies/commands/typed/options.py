@@ -69,7 +69,7 @@ def study_options(
         int | None, typer.Option(min=1, max=1000, help="Number of seeds, from 0 (default: the study's).")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification, segmentation or detection (default: the study's).")
+        str | None, typer.Option(help="classification, segmentation, detection or fidelity (default: the study's).")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="A name of `list datasets` (default: the study's, scenes).")

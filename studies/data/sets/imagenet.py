@@ -113,7 +113,7 @@ def _make(config: RunConfig, workers: int) -> ImageFolder:
 DATASET = Dataset(
     name="imagenet",
     summary="ImageNet, or any folder of class folders",
-    tasks=("classification",),
+    tasks=("classification", "fidelity"),
     splits={"train": "train/<class>/*", "test": "val/<class>/*, or ImageNet's own flat val/*"},
     settings=("augment", "random_erasing"),
     folder="a folder with train/<class>/* and val/<class>/*",

@@ -354,14 +354,15 @@ def _boxes(drawn: np.ndarray) -> np.ndarray:
 
 
 def _make(config: RunConfig, workers: int) -> Scenes:
-    digits = (1, 1) if config.task == "classification" else (1, MAX_DIGITS)
-    return Scenes(task=config.task, seed=config.seed, num_digits=digits, scored=config.split, once=config.quick)
+    task = config.task if config.task in TASKS else "classification"
+    digits = (1, 1) if task == "classification" else (1, MAX_DIGITS)
+    return Scenes(task=task, seed=config.seed, num_digits=digits, scored=config.split, once=config.quick)
 
 
 DATASET = Dataset(
     name="scenes",
     summary=f"handwritten digits on photographs, {IMAGE_SIZE} px, embedded",
-    tasks=TASKS,
+    tasks=(*TASKS, "fidelity"),
     splits={
         "train": "half of the digits, drawn anew in every epoch",
         "val": "an eighth, on other parts of the photographs; choices are made on it",

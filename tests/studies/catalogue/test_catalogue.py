@@ -58,7 +58,7 @@ def test_a_question_that_is_none_is_refused(change, said):
 def test_each_task_has_one_default_and_it_comes_first():
     defaults = [found.task for found in studies().values() if found.default_of_task]
     assert sorted(defaults) == sorted(TASKS)
-    assert list(studies())[: len(defaults)] == ["pareto", "segmentation", "detection"]
+    assert list(studies())[: len(defaults)] == ["pareto", "segmentation", "detection", "fidelity"]
 
 
 def test_a_study_has_a_page():

@@ -53,7 +53,9 @@ def test_embedded_backbones(name):
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (3, 32, 32) and config["mean"] == (0.5,) * 3
-    assert describe(name)["embed_dim"] == model.embed_dim == 96 and len(model.blocks) == 6
+    width = {"scenes_vit_narrow": 48, "scenes_vit_wide": 192}.get(name, 96)
+    depth = {"scenes_vit_shallow": 3, "scenes_vit_deep": 12}.get(name, 6)
+    assert describe(name)["embed_dim"] == model.embed_dim == width and len(model.blocks) == depth
     assert (model.cls_token is not None, model.global_pool) == (True, "token")
 
 
