@@ -120,7 +120,7 @@ def _size_notes(done: pd.DataFrame) -> list[str]:
     """What the columns of resamples mean, and what a study of this size can see."""
     seen = [
         f"{_range(done[column], '.1f')} points to {what}"
-        for column, what in (("detectable_points", "dense"), ("over_random_detectable_points", "random"))
+        for column, what in (("detectable_points", "dense"), ("over_random_detectable_points", "random pruning"))
         if done[column].notna().any()
     ]
     notes = [
