@@ -69,6 +69,7 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     costs[costs.index("macs_dense_g") : costs.index("macs_dense_g")] = seldom
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
     chance += ["p_front", "p_beats_dense", "p_beats_random", "detectable_points", "over_random_detectable_points"]
+    chance += ["lost_percent", "won_percent"]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance, "min_p_seeds"]
     return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 

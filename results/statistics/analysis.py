@@ -9,7 +9,7 @@ import pandas as pd
 
 from results.statistics import compare, curves
 from results.statistics.compare import Replicates
-from results.statistics.joint import fronts, power
+from results.statistics.joint import fronts, lost, power
 
 __all__ = ["Analysis", "analyse"]
 
@@ -35,4 +35,5 @@ def analyse(runs: pd.DataFrame) -> Analysis:
     fronts.add_front_probability(variants, means)
     fronts.add_improvement(variants, replicates)
     power.add_size(variants)
+    lost.add_lost(variants, runs, replicates)
     return Analysis(runs, variants, replicates, means, compare.pairwise(variants, runs, replicates, means))

@@ -36,6 +36,7 @@ class Replicates:
     accuracy: np.ndarray  # [R, B] the same in every resample
     num_clusters: dict[int, int]  # of each population
     notes: tuple[str, ...]
+    hits: tuple[np.ndarray | None, ...] = ()  # R packed bits of hit items, by item; None where a metric has no hits
 
 
 def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
@@ -43,6 +44,7 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
     populations: dict[bytes, tuple[int, Population]] = {}
     number = np.full(len(runs), -1)
     held: list[Any] = []  # what each run's values are by cluster
+    hits: list[np.ndarray | None] = [None] * len(runs)
     notes = []
     statistic = STATISTICS.get(runs["metric_statistic"].iat[0], STATISTICS["mean"])
     for row, path in runs.loc[(runs["status"] == "done") & runs["metric"].notna(), "path"].items():
@@ -56,6 +58,8 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
             populations[key] = len(populations), Population.of(cluster)
         number[row], population = populations[key]
         held.append(statistic.gather(population, value))
+        if statistic is STATISTICS["mean"]:
+            hits[row] = np.packbits(value)
     resamples = statistic.resamples or bootstrap.num_resamples(num_comparisons, len(held))
     observed = np.full(len(runs), np.nan)
     accuracy = np.full((len(runs), resamples), np.nan)
@@ -65,7 +69,7 @@ def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
         observed[number == which], accuracy[number == which] = statistic.resample(population, own, resamples)
     notes += _contradictions(runs, observed)
     num_clusters = {which: len(population.sizes) for which, population in populations.values()}
-    return Replicates(number, observed, accuracy, num_clusters, tuple(notes))
+    return Replicates(number, observed, accuracy, num_clusters, tuple(notes), tuple(hits))
 
 
 def largest_families(variants: pd.DataFrame) -> dict[str, int]:
