@@ -260,7 +260,7 @@ function legend() {
   const box = $("legend");
   const marks = new Map();
   for (const name of names) {
-    const mark = make("span", { className: "mark", textContent: style(name).sign });
+    const mark = make("span", { className: "mark", textContent: style(name).sign, ariaHidden: "true" });
     const tick = make("input", { type: "checkbox", checked: true });
     tick.onchange = () => { tick.checked ? hidden.delete(name) : hidden.add(name); draw(); };
     box.append(make("label", {}, tick, mark, make("span", { textContent: name })));

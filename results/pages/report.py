@@ -12,7 +12,7 @@ from rich.text import Text
 
 from results.html.content import About, Content, Grid
 from results.html.page import page as html
-from results.pages import answer_box, curves, health_box, notes, objects, tables
+from results.pages import answer_box, curves, further, health_box, notes, objects, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
 from results.records import frames
@@ -109,9 +109,12 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         if (own := [detail for detail in metrics if detail.get("of") == metric["name"]])
     }
     figures = _figures(summaries, speeds, coverage, title, published)
-    sections = [grid for metric in metrics if metric["name"] in details
+    sections = [grid for one, own in zip(analyses, summaries, strict=True)
+                for grid in further.change_grids(one, own["metric_label"].iat[0])]  # fmt: skip
+    sections += [grid for metric in metrics if metric["name"] in details
                 for grid in objects.details_grids(details[metric["name"]], metric)]  # fmt: skip
     sections += [objects.coverage_grid(coverage)] if len(coverage) else []
+    sections += filter(None, [further.break_even_grid(speeds), further.missed_grid(found)])
     sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
         "speed.csv": speeds.to_csv(index=False),

@@ -17,10 +17,10 @@ from results.records.store import Records
 from results.statistics import bootstrap
 from results.statistics.analysis import Analysis, analyse
 
-__all__ = ["ALPHA", "Agreement", "agreement", "read"]
+__all__ = ["ALPHA", "SAME", "Agreement", "agreement", "read"]
 
 ALPHA = 0.05
-_SAME = [
+SAME = [
     "task", "dataset", "backbone", "quick", "reducer", "options", "method_version", "objective", "lr", "own", "epochs",
     "variant",
 ]  # fmt: skip
@@ -55,8 +55,8 @@ def agreement(a: Analysis, b: Analysis) -> Agreement:
     first, second = (study.variants[study.variants["status"] == "done"].copy() for study in (a, b))
     for frame, study in ((first, a), (second, b)):
         frame["by_seed"] = [100 * study.runs["metric"].to_numpy(dtype=float)[rows] for rows in frame["members"]]
-    columns = [*_SAME, "curve", "metric", "seeds", "by_seed", "data_fingerprint"]
-    common = first[columns].merge(second[columns], on=_SAME, suffixes=("_a", "_b"))
+    columns = [*SAME, "curve", "metric", "seeds", "by_seed", "data_fingerprint"]
+    common = first[columns].merge(second[columns], on=SAME, suffixes=("_a", "_b"))
     if common.empty:
         raise ValueError("the two studies have no variant with the same method, options, budget and training in common")
     common[["metric_a", "metric_b"]] *= 100

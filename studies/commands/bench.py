@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cropr.nearest import one_of
+from results.figures.numbers import Unit, macs_unit
 from results.records.schema import SCHEMA, Study, read
 from results.records.store import Claim, read_result, write_json
 from studies.commands.options import backbone_of, parse_budgets, parse_sizes, resolve_device
@@ -26,7 +27,7 @@ __all__ = ["Bench", "lines", "run"]
 STUDY = {"study": "bench", "dataset": "no data"}
 COCO_CLASSES = 80  # of detectors, as they have no other data here
 HEADER = [
-    "variant", "GMACs", "of linear layers", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup",
+    "variant", "{}", "of linear layers", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup",
     "speedup / MAC ratio", "x random on the same schedule",
 ]  # fmt: skip
 WHOLE = ["whole images/s", "whole speedup"]
@@ -174,9 +175,11 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
             f"{record['device_name']}{threads}, {record['rounds']} interleaved rounds; median [5th, 95th percentile]"
         )
         whole = "whole" in record
+        unit = macs_unit(row["macs_g"]["total"] for row in record["variants"])
         if whole:
-            yield from _about_whole(record)
-        table = [HEADER + WHOLE * whole, *(_cells(row, whole) for row in record["variants"])]
+            yield from _about_whole(record, unit)
+        header = [title.format(unit.name) for title in HEADER + WHOLE * whole]
+        table = [header, *(_cells(row, whole, unit) for row in record["variants"])]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         for row in table:
             cells = [
@@ -188,22 +191,23 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
         yield ""
 
 
-def _about_whole(record: dict[str, Any]) -> Iterator[str]:
+def _about_whole(record: dict[str, Any], unit: Unit) -> Iterator[str]:
     """What stands behind the encoder, and how the whole was timed."""
     behind = record["variants"][0]["detector"]
     regions = f"{behind['num_proposals']:,} proposals and {behind['num_detections']} detections"
     yield (
-        f"of the encoder; behind it pyramid {behind['pyramid_macs_g']:.3f} and heads {behind['heads_macs_g']:.3f} "
-        f"GMACs, for {regions}"
+        f"of the encoder; behind it pyramid {unit.text(behind['pyramid_macs_g'], 4)} and heads "
+        f"{unit.text(behind['heads_macs_g'], 4)} {unit.name}, for {regions}"
     )
     yield f"whole: with pyramid, heads and what follows, batch 1, {regions} of an image, fixed as weights are random"
 
 
-def _cells(row: dict[str, Any], whole: bool) -> list[str]:
+def _cells(row: dict[str, Any], whole: bool, unit: Unit) -> list[str]:
     macs, of_whole = row["macs_g"], row.get("whole") or {}
     figures = [_spread(of_whole.get("images_per_s"), 2), _spread(of_whole.get("ratio"), 3)]
     return [
-        row["variant"], _fixed(macs["total"], 3), _fixed(macs.get("linear"), 3), _fixed(row["mac_ratio"], 2),
+        row["variant"], *("-" if cost is None else unit.text(cost, 4) for cost in (macs["total"], macs.get("linear"))),
+        _fixed(row["mac_ratio"], 2),
         _spread(row["images_per_s"], 1), _spread(row["latency_ms"], 2), _spread(row["ratio"], 3),
         _fixed(row["speedup_per_mac_ratio"], 3), _spread(row["ratio_to_random"], 3),
         *(figures if whole else []),

@@ -92,13 +92,15 @@ class _Images(Items):
             yield f"{path}\0{(self.root / path).stat().st_size}"
 
 
-def _make(config: RunConfig) -> Images:
+def _make(config: RunConfig, workers: int) -> Images:
     from timm.models import get_pretrained_cfg
 
     assert config.data_dir is not None
     vit_config, own = vit_config_of(config.backbone), get_pretrained_cfg(config.backbone)
     assert own is not None  # else it has no vit_config
-    return Images(config.data_dir, vit_config=vit_config, num_classes=own.num_classes, seed=config.seed)
+    return Images(
+        config.data_dir, vit_config=vit_config, num_classes=own.num_classes, seed=config.seed, workers=workers
+    )
 
 
 DATASET = Dataset(

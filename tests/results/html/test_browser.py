@@ -125,7 +125,7 @@ def test_a_hidden_curve_leaves_and_the_front_is_that_of_the_rest(page: Page, sum
     seen = []
     for hidden in ([], ["Cropr"], ["Cropr", MARKUP], ["Cropr", MARKUP, "Dense"]):
         for name in hidden[-1:]:
-            page.get_by_role("checkbox", name=name).uncheck()
+            page.get_by_role("checkbox", name=name, exact=True).uncheck()
         shown = summary[~summary["curve"].isin(hidden)]
         assert {trace["name"] for trace in traces(page)} == set(names) - set(hidden)
         best = shown[pareto_front(shown["macs_g"].to_numpy(), shown["top1_percent"].to_numpy(), maximise_x=False)]

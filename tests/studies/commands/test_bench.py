@@ -112,7 +112,7 @@ def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
         assert record["task"] == "segmentation"
         assert all(row["macs_g"]["decoder"] == patches * 64 * 150 / 1e9 for row in record["variants"])
     table = (tmp_path / "report" / "table.md").read_text()
-    assert "64 px" in table and "96 px" in table and "decoder, GMACs" in table
+    assert "64 px" in table and "96 px" in table and "decoder, MMACs" in table
 
 
 def test_detectors_are_timed_whole_and_reported(tmp_path):
@@ -124,14 +124,14 @@ def test_detectors_are_timed_whole_and_reported(tmp_path):
     assert cropr["whole"]["num_proposals"] == 64 and cropr["whole"]["num_detections"] == 10
     text = "\n".join(lines([record]))
     whole, heads = cropr["whole"], cropr["detector"]["heads_macs_g"]
-    figures = (f"{whole['images_per_s']['median']:.2f}", f"{whole['ratio']['median']:.3f}", f"{heads:.3f}")
+    figures = (f"{whole['images_per_s']['median']:.2f}", f"{whole['ratio']['median']:.3f}", number(1000 * heads, 4))
     assert all(figure in text for figure in (*figures, "64 proposals and 10 detections of an image, fixed")), text
     paths = write_report([tmp_path], False)
     table = (tmp_path / "report" / "table.md").read_text()
-    columns = ("linear layers, GMACs", "pyramid / heads, GMACs (proposals)", "whole model, images/s",
+    columns = ("linear layers, MMACs", "pyramid / heads, MMACs (proposals)", "whole model, images/s",
                "whole model, × dense")  # fmt: skip
     assert paths and all(column in table for column in columns)
-    pyramid, heads = (number(cropr["detector"][f"{part}_macs_g"]) for part in ("pyramid", "heads"))
+    pyramid, heads = (number(1000 * cropr["detector"][f"{part}_macs_g"]) for part in ("pyramid", "heads"))
     assert f"{pyramid} / {heads} (64)" in table and number(cropr["whole"]["ratio"]["median"]) in table
     assert "fixed regions, as weights are random: 64 proposals and 10 detections of an image" in table
 

@@ -128,7 +128,7 @@ def test_segmentation_from_the_command_to_the_report(tmp_path):
     assert scores["miou"] == cropr["metrics"]["final"]["miou"] and scores["num_items"] == cropr["num_items"]
     assert sum(cropr["curriculum"]["evaluated_with_removed_per_module"]) == 64 - cropr["schedule"][3]
     table = (out / "report" / "table.md").read_text()
-    assert "mIoU, %" in table and "decoder, GMACs" in table
+    assert "mIoU, %" in table and "decoder, MMACs" in table
 
 
 def test_list_is_one_json_document():
