@@ -12,9 +12,10 @@ from rich.text import Text
 
 from results.html.content import About, Content, Grid
 from results.html.page import page as html
-from results.pages import answer_box, curves, further, health_box, notes, objects, tables
+from results.pages import answer_box, health_box, notes, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
+from results.pages.sections import curves, further, objects
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import Records, load_records, write_bytes

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import synthetic_records
 
-from results.pages.further import break_even, break_even_grid, change_grids, missed_grid
+from results.pages.sections.further import break_even, break_even_grid, change_grids, missed_grid
 from results.records.frames import run_frame
 from results.records.store import load_records
 from results.statistics.analysis import Analysis, analyse

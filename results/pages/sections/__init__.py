@@ -1,0 +1,1 @@
+"""Parts of a report below its table: whole curves, further findings, objects."""
