@@ -1,6 +1,7 @@
 """The arrows between folders run one way: read off the imports, inside functions and for type checkers too."""
 
 import ast
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -70,3 +71,9 @@ def test_no_room_imports_one_above_it(package):
 def test_a_circle_would_be_seen():
     with pytest.raises(ValueError, match="cycle"):
         list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_every_folder_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {file.parent.relative_to(ROOT) for package in ALLOWED for file in (ROOT / package).rglob("__init__.py")}
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in found)
