@@ -59,7 +59,7 @@ class Images(FileDataset):
             raise ValueError(f"input size {(channels, height, width)} is not that of a square RGB image")
         self.image_size, self.num_classes = height, num_classes
         self.mean, self.std = tuple(vit_config["mean"]), tuple(vit_config["std"])
-        paths = sorted(image_paths(root, root))
+        paths = sorted(path.removeprefix("./") for path in image_paths(root, root))
         if not paths:
             raise ValueError(f"{root} has no images in it or below ({', '.join(EXTENSIONS)})")
         transform = eval_transform(vit_config)
