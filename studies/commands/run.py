@@ -20,7 +20,7 @@ from studies.commands.options import backbone_of, parse_budgets, resolve_device
 from studies.config import CHOICES, Recipe, RunConfig, replace_key
 from studies.data import OWN_SETTINGS
 from studies.launch.profile import resources
-from studies.models.methods import ALL, builtin, parse, parse_one
+from studies.models.methods import GROUPS, builtin, parse, parse_one
 from studies.models.reducers import Unreachable
 from studies.runs.rerun import drop_aside, set_aside
 from studies.tasks import TASKS
@@ -157,7 +157,7 @@ def only_timed(options: Options) -> Bench | None:
 
 
 def reducers_of(options: Options) -> list[Method]:
-    """The reducers asked for; off the shelf, `all` leaves out those whose weights are unlearnt."""
+    """The reducers asked for; off the shelf, `all` and `every` leave out those whose weights are unlearnt."""
     text = options.reducers or studies()[options.name].reducers
     dense = TASKS[study_of(options).task].dense
     methods = parse(text, dense)
@@ -166,7 +166,7 @@ def reducers_of(options: Options) -> list[Method]:
     if options.train == "recipe":
         return methods
     unlearnt = [method.name for method in methods if method.learns]
-    if unlearnt and text.strip() != ALL:
+    if unlearnt and text.strip() not in GROUPS:
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
     return [method for method in methods if not method.learns]
 
