@@ -196,6 +196,19 @@ class Attended:
         """The whole softmax, [B, H, T, T], in float32. Computed anew: T^2 H E MACs."""
         return self._rows(self._rotated(self.q), self._keys())
 
+    def received(self, weight: Tensor | None = None, chunk: int = 256) -> Tensor:
+        """[B, H, T] what each token is attended to: sum_i w_i A_ij over the queries i of the softmax A, in float32;
+        `weight` w [B, 1 or H, T], None: 1 / T each, the mean. Costs T^2 H E MACs. A is there for `chunk` queries at a
+        time, never whole."""
+        q, k, parts = self._rotated(self.q), self._keys(), []
+        for start in range(0, q.shape[2], chunk):
+            rows = self._rows(q[:, :, start : start + chunk], k)
+            if weight is not None:
+                rows = rows * weight[..., start : start + chunk, None]
+            parts.append(rows.sum(dim=2))
+        total = sum(parts[1:], start=parts[0])
+        return total / q.shape[2] if weight is None else total
+
     def _rows(self, q: Tensor, k: Tensor) -> Tensor:
         """Softmax rows of rotated queries over all keys."""
         logits = (q * self.scale) @ k.transpose(-2, -1)

@@ -11,7 +11,7 @@ from tiny_models import DEPTH, HEADS, MODELS, NUM_PATCHES, images, place, possib
 
 from cropr.pooling import pool
 from cropr.reducer import Reducer
-from cropr.tokens import Tokens
+from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
 
 
@@ -63,6 +63,13 @@ def test_attention_times_values_is_what_the_block_computes(before, name):
     prefix = probe.tokens.num_prefix
     if prefix:
         torch.testing.assert_close(attention[:, :, :prefix], attended.prefix_attention(), atol=1e-6, rtol=1e-5)
+    # what each token receives, for any chunk; and the votes of some queries more than of others
+    mean, weight = attention.mean(dim=2), torch.rand(HEADS, 1, attention.shape[-1])
+    votes = torch.einsum("bhij,bxi->bhj", attention, weight)
+    for chunk in (1, 7, 256):
+        torch.testing.assert_close(attended.received(chunk=chunk), mean, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(attended.received(weight, chunk), votes, atol=1e-5, rtol=1e-5)
+    assert (mean - 1 / attention.shape[-1]).abs().max() > 1e-3 and (mean - votes).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -96,6 +103,22 @@ def test_reading_changes_nothing(kind, name):
     vit, x = tiny(name), images()
     plain = vit(x)
     assert ReducedViT(vit, {i: kind() for i in range(DEPTH)}).eval()(x).equal(plain)
+
+
+def test_memory_of_received_attention_is_that_of_a_chunk():
+    """The largest tensor on the way has `chunk` rows."""
+    q, k = torch.randn(2, 2, HEADS, 64, 8)
+    largest = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            largest.append(out.numel() if torch.is_tensor(out) else 0)
+            return out
+
+    with Watch():
+        Attended(q, k, 0.3, 1).received(chunk=16)
+    assert max(largest) == 2 * HEADS * 16 * 64
 
 
 @pytest.mark.parametrize(("kind", "tap"), [(Inside, "mlp"), (Behind, "q"), (Behind, "v"), (Inside, "x")])
