@@ -199,7 +199,7 @@ def bench(
     backbone: Annotated[
         str, typer.Option(help="An embedded or timm model (random weights), or a checkpoint: NAME=FILE.")
     ] = "vit_small_patch16_224",
-    reducers: Annotated[str, typer.Option(help="`all`, or names with options.")] = "all",
+    reducers: Annotated[str, typer.Option(help="`all`, `every`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",
     batch_sizes: Annotated[str, typer.Option(help="Images at once, such as 1,16.")] = "16",
     img_sizes: Annotated[
@@ -359,7 +359,7 @@ def show(
         str, typer.Option(help="With --image: a timm model, or a checkpoint of one: NAME=FILE.")
     ] = "vit_small_patch16_224",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="With --image: timm's pretrained weights.")] = False,
-    reducers: Annotated[str, typer.Option(help="With --image: `all`, or names with options.")] = "all",
+    reducers: Annotated[str, typer.Option(help="With --image: `all`, `every`, or names with options.")] = "all",
     budgets: Annotated[str, typer.Option(help="With --image: shares of the dense MACs.")] = "0.65",
     out: Annotated[Path | None, typer.Option(help="Folder of the pictures (default: DIRECTORY/report, or .).")] = None,
     method: MethodOption = None,

@@ -1,4 +1,4 @@
-"""What every method that drops patches shares: the schedule, the places, and what becomes of the rest.
+"""What methods share that leave a number of patches: the schedule, the places, and what becomes of those that leave.
 
 Letters: L patches of the full grid, P prefix tokens.
 """
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from cropr.dense_objective import Curriculum
     from cropr.objective import Objective
-    from cropr.reducer import Dropper
+    from cropr.reducer import Dropper, Reducer
 
-__all__ = ["Dropping", "OnCroprSchedule", "grid_shape"]
+__all__ = ["Dropping", "OnCroprSchedule", "Scheduled", "grid_shape"]
 
 AT_REDUCER = ("drop", "fuse", "squeeze")
 IN_IMAGES = (*AT_REDUCER, "llf")
@@ -53,8 +53,8 @@ def up_to(wanted: tuple[int, ...], valid: list[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dropping(Method):
-    """A method whose `reducer` keeps the patches of the highest score."""
+class Scheduled(Method):
+    """A method that leaves a number of patches at each place that is known beforehand."""
 
     schedules: ClassVar[tuple[str, ...]] = ("constant", "geometric")  # its own, in the order in which a budget tries
     parameters: ClassVar[dict[str, str]] = {
@@ -82,41 +82,13 @@ class Dropping(Method):
     first_extra: int | None = option(
         None, "further patches that leave at the first place (constant)", low=0, unset="1 with a class token only"
     )
-    rest: str = option("drop", "what becomes of patches that leave: " + REST_MEANING, choices=REST_CHOICES, dense="llf")
 
     @classmethod
     def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
-        """`llf=`, `fusion=` and `fuse=` said what `rest=` says, and `blocks=` is `at=`."""
-        new = renamed(cls.name, given, blocks="at")
-        old = {key: new.pop(key) for key in ("llf", "fusion", "fuse") if key in new}
-        if not old:
-            return new
-        for key in old.keys() & {"llf", "fuse"}:
-            if old[key].lower() not in ("true", "false"):
-                raise ValueError(f"{cls.name}: option {key} cannot be {old[key]!r}; valid: true, false; see rest=")
-        said = {"drop" if old["fusion"] == "none" else old["fusion"]} if "fusion" in old else set()
-        said |= {"llf" if old["llf"].lower() == "true" else "drop"} if "llf" in old else set()
-        fuse = old.get("fuse", "").lower()
-        if fuse == "true":  # that nothing comes back later does not contradict it
-            said = said - {"drop"} | {"fuse"}
-        elif not said:  # not fused in a dense task: as any other method there
-            said = {"llf" if dense else "drop"}
-        elif said == {"drop"} and not (fuse or dense or "rest" in new):  # nothing comes back: the method as it is
-            said = {cls.options()["rest"].default}
-        said |= {new["rest"]} if "rest" in new else set()
-        if len(said) > 1:
-            raise ValueError(f"{cls.name}: {' and '.join(sorted(said))} of the same patches; give only rest=")
-        return new | {"rest": said.pop()}
+        """`blocks=` is `at=`."""
+        return renamed(cls.name, given, blocks="at")
 
     def check(self) -> None:
-        valid = IN_PIXELS if self.dense else IN_IMAGES
-        if self.rest not in valid:
-            reason = (
-                "every pixel needs a patch to predict it, and a fused token stands for no place"
-                if self.dense
-                else "it is for dense tasks"
-            )
-            raise ValueError(f"rest={self.rest} of {self.name}: {reason}; valid here: {', '.join(valid)}")
         given = list(self.native)
         if len(given) > 1:
             raise ValueError(f"{self.name}: {' and '.join(given)} both set the cost; give one of them")
@@ -186,23 +158,12 @@ class Dropping(Method):
         keeps = (staged if kind == "staged" else geometric)(num_patches, self.ratio, len(blocks))
         return dict(zip(blocks, keeps, strict=True))
 
-    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
+    def place(self, vit: nn.Module, num_patches: int) -> Mapping[int, Reducer]:
         return {block: self.make(vit, block, keep) for block, keep in self.counts(vit, num_patches).items()}
 
-    def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
-        """The reducer at `block`, which keeps `keep` patches."""
-        assert self.reducer is not None
-        return self.reducer(keep, rest=self.at_reducer)
-
-    @property
-    def on_full_grid(self) -> bool:
-        """The last block runs on all patches again."""
-        return self.rest in ("llf", "mask")
-
-    @property
-    def at_reducer(self) -> str:
-        """What becomes of the rest where it leaves; what comes back later is dropped first."""
-        return self.rest if self.rest in AT_REDUCER else "drop"
+    def make(self, vit: nn.Module, block: int, keep: int) -> Reducer:
+        """The reducer at `block`, which leaves `keep` patches."""
+        raise NotImplementedError
 
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """A constant rate goes up to the largest whole one. (A fraction more would still fit, and would leave the last
@@ -215,6 +176,62 @@ class Dropping(Method):
                 ends = (float((num_patches - self.extra(vit) - 1) // places), 0.0)
             found.append(Scale(str(kind), self.parameters[str(kind)], *ends))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropping(Scheduled):
+    """A method whose `reducer` keeps the patches of the highest score."""
+
+    rest: str = option("drop", "what becomes of patches that leave: " + REST_MEANING, choices=REST_CHOICES, dense="llf")
+
+    @classmethod
+    def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
+        """`llf=`, `fusion=` and `fuse=` said what `rest=` says, and `blocks=` is `at=`."""
+        new = dict(super().respell(given, dense))
+        old = {key: new.pop(key) for key in ("llf", "fusion", "fuse") if key in new}
+        if not old:
+            return new
+        for key in old.keys() & {"llf", "fuse"}:
+            if old[key].lower() not in ("true", "false"):
+                raise ValueError(f"{cls.name}: option {key} cannot be {old[key]!r}; valid: true, false; see rest=")
+        said = {"drop" if old["fusion"] == "none" else old["fusion"]} if "fusion" in old else set()
+        said |= {"llf" if old["llf"].lower() == "true" else "drop"} if "llf" in old else set()
+        fuse = old.get("fuse", "").lower()
+        if fuse == "true":  # that nothing comes back later does not contradict it
+            said = said - {"drop"} | {"fuse"}
+        elif not said:  # not fused in a dense task: as any other method there
+            said = {"llf" if dense else "drop"}
+        elif said == {"drop"} and not (fuse or dense or "rest" in new):  # nothing comes back: the method as it is
+            said = {cls.options()["rest"].default}
+        said |= {new["rest"]} if "rest" in new else set()
+        if len(said) > 1:
+            raise ValueError(f"{cls.name}: {' and '.join(sorted(said))} of the same patches; give only rest=")
+        return new | {"rest": said.pop()}
+
+    def check(self) -> None:
+        valid = IN_PIXELS if self.dense else IN_IMAGES
+        if self.rest not in valid:
+            reason = (
+                "every pixel needs a patch to predict it, and a fused token stands for no place"
+                if self.dense
+                else "it is for dense tasks"
+            )
+            raise ValueError(f"rest={self.rest} of {self.name}: {reason}; valid here: {', '.join(valid)}")
+        super().check()
+
+    def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
+        assert self.reducer is not None
+        return self.reducer(keep, rest=self.at_reducer)
+
+    @property
+    def on_full_grid(self) -> bool:
+        """The last block runs on all patches again."""
+        return self.rest in ("llf", "mask")
+
+    @property
+    def at_reducer(self) -> str:
+        """What becomes of the rest where it leaves; what comes back later is dropped first."""
+        return self.rest if self.rest in AT_REDUCER else "drop"
 
 
 @dataclass(frozen=True, kw_only=True)

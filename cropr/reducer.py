@@ -25,7 +25,7 @@ class Reducer(nn.Module):
     """
 
     inside: ClassVar[bool] = False
-    taps: ClassVar[tuple[str, ...]] = ()  # which of "q" and "k" of its block it reads; empty: `attended` is None
+    taps: ClassVar[tuple[str, ...]] = ()  # of its block: see taps.py; empty: `attended` is None
     class_token: ClassVar[bool] = False  # refuses models without one
     reads_truth: ClassVar[bool] = False  # of each image, from `tokens.truth`: no method, a control
 

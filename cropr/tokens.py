@@ -172,7 +172,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Attended:
-    """Queries and keys of the attention that a reducer inside a block follows; the attention itself stays on SDPA."""
+    """What a reducer reads of its block (see `Reducer.taps`); the block's own attention stays on SDPA."""
 
     q: Tensor  # [B, H, T, E] before RoPE
     k: Tensor  # [B, H or fewer, T, E] before RoPE
@@ -181,21 +181,51 @@ class Attended:
     rope: Tensor | None = None  # of the patches, as the attention was given it
     rotate_half: bool = False
     bias: Tensor | None = None  # [B, 1, 1, T] added to the logits
+    v: Tensor | None = None  # [B, H, T, E], where it is tapped
+    normed: Tensor | None = None  # [B, T, D] what attention was given, x behind the block's first norm, where tapped
+    mlp: Tensor | None = None  # [B, T, D] what the MLP added to each token, where it is tapped
 
     def prefix_attention(self, num: int | None = None) -> Tensor:
         """Softmax rows of the first `num` prefix tokens (all: None) over all keys, [B, H, num, T], in float32."""
         first = self.num_prefix if num is None else num
         if not 0 < first <= self.num_prefix:
             raise ValueError(f"{first} of {self.num_prefix} prefix tokens asked for")
-        k = self.k
-        if self.rope is not None:
-            from timm.layers import apply_rot_embed_cat
+        return self._rows(self.q[:, :, :first], self._keys())  # prefix tokens are not rotated
 
-            patches = apply_rot_embed_cat(k[:, :, self.num_prefix :], self.rope, half=self.rotate_half)
-            k = torch.cat([k[:, :, : self.num_prefix], patches], dim=2).type_as(self.k)
-        if k.shape[1] != self.q.shape[1]:
-            k = k.repeat_interleave(self.q.shape[1] // k.shape[1], dim=1)
-        logits = (self.q[:, :, :first] * self.scale) @ k.transpose(-2, -1)
+    def attention(self) -> Tensor:
+        """The whole softmax, [B, H, T, T], in float32. Computed anew: T^2 H E MACs."""
+        return self._rows(self._rotated(self.q), self._keys())
+
+    def received(self, weight: Tensor | None = None, chunk: int = 256) -> Tensor:
+        """[B, H, T] what each token is attended to: sum_i w_i A_ij over the queries i of the softmax A, in float32;
+        `weight` w [B, 1 or H, T], None: 1 / T each, the mean. Costs T^2 H E MACs. A is there for `chunk` queries at a
+        time, never whole."""
+        q, k, parts = self._rotated(self.q), self._keys(), []
+        for start in range(0, q.shape[2], chunk):
+            rows = self._rows(q[:, :, start : start + chunk], k)
+            if weight is not None:
+                rows = rows * weight[..., start : start + chunk, None]
+            parts.append(rows.sum(dim=2))
+        total = sum(parts[1:], start=parts[0])
+        return total / q.shape[2] if weight is None else total
+
+    def _rows(self, q: Tensor, k: Tensor) -> Tensor:
+        """Softmax rows of rotated queries over all keys."""
+        logits = (q * self.scale) @ k.transpose(-2, -1)
         if self.bias is not None:
             logits = logits + self.bias
         return logits.softmax(dim=-1, dtype=torch.float32)
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        """Queries or keys as attention multiplies them."""
+        if self.rope is None:
+            return x
+        from timm.layers import apply_rot_embed_cat
+
+        patches = apply_rot_embed_cat(x[:, :, self.num_prefix :], self.rope, half=self.rotate_half)
+        return torch.cat([x[:, :, : self.num_prefix], patches], dim=2).type_as(x)
+
+    def _keys(self) -> Tensor:
+        """Rotated keys, as many heads as queries."""
+        k = self._rotated(self.k)
+        return k if k.shape[1] == self.q.shape[1] else k.repeat_interleave(self.q.shape[1] // k.shape[1], dim=1)

@@ -26,6 +26,7 @@ from cropr.masking import POLICIES, policy_attention
 from cropr.pooling import pool_weight, weighted_pool
 from cropr.random_bits import image_seeds
 from cropr.reducer import Reducer, token_counts
+from cropr.taps import Tap, Values, check_taps
 from cropr.tokens import Attended, Tokens
 from cropr.windows import global_blocks, windows_of
 
@@ -55,33 +56,6 @@ def check_backbone(vit: nn.Module) -> None:
         raise ValueError("the model drops patches at random itself; make it with patch_drop_rate=0")
     if vit.global_pool not in ("", "token", "avg", "avgmax", "max", "map"):
         raise ValueError(f"unknown pooling {vit.global_pool!r}; valid: token, avg, avgmax, max, map")
-
-
-class Tap:
-    """Holds q and k of one attention module within `with tap:`: a plain use of the same timm model must not keep them
-    alive."""
-
-    def __init__(self, attn: nn.Module, names: tuple[str, ...]):
-        self.armed = False
-        self.held: dict[str, Tensor] = {}
-        # q_norm and k_norm are called by all three kinds of attention; attn.qkv is bypassed by EvaAttention.
-        for name in names:
-            getattr(attn, f"{name}_norm").register_forward_hook(partial(self.hold, name))
-
-    def __enter__(self) -> None:
-        self.armed = True
-
-    def __exit__(self, *exception: object) -> None:
-        self.armed = False
-        self.held = {}
-
-    def hold(self, name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
-        if self.armed:
-            self.held[name] = output
-
-    def take(self) -> tuple[Tensor | None, Tensor | None]:
-        """q and k [B, H, T, E] before RoPE, None where nobody reads them."""
-        return self.held.get("q"), self.held.get("k")
 
 
 class ReducedViT(nn.Module):
@@ -124,7 +98,9 @@ class ReducedViT(nn.Module):
         self.global_blocks = global_blocks(vit)
         self._check()
         self._taps = {
-            int(i): Tap(vit.blocks[int(i)].attn, reducer.taps) for i, reducer in self.reducers.items() if reducer.taps
+            int(i): Tap(vit.blocks[int(i)].attn, reducer.taps)
+            for i, reducer in self.reducers.items()
+            if reducer.inside and reducer.taps
         }
 
     def _check(self) -> None:
@@ -136,6 +112,7 @@ class ReducedViT(nn.Module):
             if int(i) not in self.global_blocks:
                 valid = ", ".join(map(str, self.global_blocks))
                 raise ValueError(f"{name} at block {i}, which attends within windows; valid, as global: {valid}")
+            check_taps(reducer)
             if reducer.class_token and self.vit.cls_token is None:
                 raise ValueError(f"{name} reads the class token, and this {type(self.vit).__name__} has none")
             if self.llf and not reducer.reversible:
@@ -250,6 +227,11 @@ class ReducedViT(nn.Module):
             apart = self.windows.layout(self.grid_size).position_mask(tokens.x, tokens.positions())
             bias = apart if bias is None else bias + apart
         kwargs = {"attn_mask": bias} if grid_rope is None else {"rope": rope, "attn_mask": bias}
+        half = getattr(block.attn, "rotate_half", False)
+
+        def attended(q: Any = None, k: Any = None, **taps: Any) -> Attended:
+            return Attended(q, k, block.attn.scale, tokens.num_prefix, rope, half, bias, **taps)
+
         attention = nullcontext() if tokens.policy is None else self._policy_attention(tokens)
         if reducer is None or not reducer.inside:
 
@@ -257,19 +239,27 @@ class ReducedViT(nn.Module):
                 with attention:
                     return block(x, **kwargs)
 
-            tokens = replace(tokens, x=self._run(whole, tokens.x))
-            return tokens if reducer is None else reducer(tokens)
+            def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+                with attention:
+                    x = attention_half(block, x, kwargs)
+                branch = mlp_branch(block, x)
+                return x + block.drop_path2(branch), branch
 
-        tap = self._taps.get(i)
+            if reducer is None or not reducer.taps:
+                tokens = replace(tokens, x=self._run(whole, tokens.x))
+                return tokens if reducer is None else reducer(tokens)
+            x, branch = self._run(halves, tokens.x)
+            return reducer(replace(tokens, x=x), attended(mlp=branch))
 
-        def first_half(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-            with attention, tap or nullcontext():
-                return attention_half(block, x, kwargs), *(tap.take() if tap else (None, None))
+        tap, values = self._taps.get(i), Values() if "v" in reducer.taps else None
 
-        x, q, k = self._run(first_half, tokens.x)
-        rotate_half = getattr(block.attn, "rotate_half", False)
-        attended = Attended(q, k, block.attn.scale, tokens.num_prefix, rope, rotate_half, bias)
-        tokens = reducer(replace(tokens, x=x), attended)
+        def first_half(x: Tensor) -> tuple[Tensor | None, ...]:
+            with attention, tap or nullcontext(), values or nullcontext():
+                x = attention_half(block, x, kwargs)
+                return x, *(tap.take() if tap else (None,) * 3), values.take() if values else None
+
+        x, q, k, normed, v = self._run(first_half, tokens.x)
+        tokens = reducer(replace(tokens, x=x), attended(q, k, v=v, normed=normed))
         return replace(tokens, x=self._run(partial(mlp_half, block), tokens.x))
 
     def _on_full_grid(self, i: int, tokens: Tokens) -> bool:
@@ -327,8 +317,12 @@ def attention_half(block: nn.Module, x: Tensor, kwargs: dict, attend: Callable[.
 
 def mlp_half(block: nn.Module, x: Tensor) -> Tensor:
     """The second residual of a timm block."""
-    branch = block.mlp(block.norm2(x))
-    return x + block.drop_path2(_scaled(block, branch, "ls2", "gamma_2"))
+    return x + block.drop_path2(mlp_branch(block, x))
+
+
+def mlp_branch(block: nn.Module, x: Tensor) -> Tensor:
+    """What the MLP of a timm block adds to `x`, in evaluation."""
+    return _scaled(block, block.mlp(block.norm2(x)), "ls2", "gamma_2")
 
 
 def _scaled(block: nn.Module, branch: Tensor, layer_scale: str, gamma: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from studies.conformance.suite import RULES, Result, run
-from studies.models.methods import ALL, parse_one
+from studies.models.methods import GROUPS, parse_one
 
 __all__ = ["check", "show"]
 
@@ -16,8 +16,8 @@ def check(spec: str) -> list[Result]:
     """What each rule says of the method of `spec`: a name, or a file, with options. Raises ValueError."""
     from rich.console import Console
 
-    if spec == ALL:
-        raise ValueError(f"check takes one method, not {ALL}")
+    if spec in GROUPS:
+        raise ValueError(f"check takes one method, not {spec}")
     method = parse_one(spec)
     with Console(stderr=True).status("") as status:
         return run(method, progress=lambda rule: status.update(f"{rule} ({[*RULES].index(rule) + 1} of {len(RULES)})"))

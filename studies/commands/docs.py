@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.commands.names import described
+from studies.commands.names import described, reads
 from studies.models.methods import builtin
 
 __all__ = ["methods_page"]
@@ -30,9 +30,8 @@ def methods_page() -> str:
 
 def _section(name: str, entry: dict) -> list[str]:
     paper = f" {entry['paper']} (release: {entry['licence']})." if entry["paper"] else ""
-    reads = f"{', '.join(entry['taps'])} of its block's attention" if entry["taps"] else "the tokens"
     facts = [
-        f"{'Inside' if entry['inside_block'] else 'Behind'} a block; reads {reads}; "
+        f"{'Inside' if entry['inside_block'] else 'Behind'} a block; reads {reads(entry)}; "
         f"learns {entry['learns'] or 'nothing'}; needs {', '.join(entry['needs']) or 'any supported model'}; attention "
         f"{'stays fused' if entry['fused_attention'] else 'leaves the fused kernel in training'}."
     ]

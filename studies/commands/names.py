@@ -12,7 +12,7 @@ from cropr.nearest import nearest, one_of
 from studies.catalogue import Study, studies
 from studies.catalogue.own import find_study
 
-__all__ = ["names", "show"]
+__all__ = ["names", "reads", "show"]
 
 HEADER = ("name", "role", "summary", "options")
 TEXTS = (
@@ -139,7 +139,7 @@ def page(name: str, entry: dict[str, Any]) -> list[str]:
         "role": entry["role"] + (" (reads the labels: no method)" if entry["reads_labels"] else ""),
         "learns": entry["learns"] or "nothing",
         "needs": ", ".join(entry["needs"]) or "any supported model",
-        "reads": ", ".join(entry["taps"]) + " of its block's attention" if entry["taps"] else "the tokens",
+        "reads": reads(entry),
         "place": "inside its block, before the MLP" if entry["inside_block"] else "behind its block",
         "attention": kept, "version": str(entry["version"]),
     }  # fmt: skip
@@ -147,6 +147,15 @@ def page(name: str, entry: dict[str, Any]) -> list[str]:
     for option, value in entry["options"].items():
         lines += [f"  {option} ({value['type']}; default: {value['shown']})", f"      {value['meaning']}"]
     return lines if entry["options"] else lines[:-1]
+
+
+def reads(entry: dict[str, Any]) -> str:
+    """What a reducer reads, in words."""
+    if not entry["taps"]:
+        return "the tokens"
+    if not entry["inside_block"]:
+        return "what the MLP of its block adds"
+    return ", ".join(entry["taps"]) + " of its block's attention"
 
 
 def _rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,7 @@ import keyword
 from pathlib import Path
 
 from studies.models.given import NAME
-from studies.models.methods import ALL, builtin
+from studies.models.methods import GROUPS, builtin
 
 __all__ = ["TEMPLATE", "new_method"]
 
@@ -23,7 +23,7 @@ def new_method(path: Path) -> Path:
             f"{path}: a method is called as its file, and cannot be called {name!r}; valid: small letters, digits and "
             "_, a letter first"
         )
-    if name in builtin() or name == ALL:
+    if name in builtin() or name in GROUPS:
         raise ValueError(f"{path}: {name} is one of the project's own names; choose another")
     class_name = "".join(part.capitalize() for part in name.split("_"))
     class_name += "Method" if class_name in TAKEN else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.commands.options import backbone_of, parse_budgets
-from studies.models.methods import ALL, parse
+from studies.models.methods import GROUPS, parse
 
 __all__ = ["show_image", "show_study"]
 
@@ -38,7 +38,7 @@ def show_image(
 
     name, checkpoint = backbone_of(backbone)
     methods = parse(reducers)
-    if reducers.strip() == ALL:
+    if reducers.strip() in GROUPS:
         methods = [method for method in methods if not method.learns]
     rows = rows_of_image(file, name, checkpoint, pretrained, methods, parse_budgets(budgets))
     weights = "" if pretrained or checkpoint else ", random weights"

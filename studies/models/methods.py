@@ -1,12 +1,13 @@
 """The methods by name: those of the project, found by their files, and those that a user gives (see given.py).
 
-A spec is a name with options, `cropr:rest=llf,queries=4`; `all` is the dense model and the standard five.
+A spec is a name with options, `cropr:rest=llf,queries=4`; `all` is the dense model and the standard five, `every` all
+but controls.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -15,9 +16,12 @@ from cropr.method import Method
 from cropr.nearest import nearest
 from studies.models import given
 
-__all__ = ["ALL", "ORDER", "builtin", "facts", "known", "parse", "parse_one", "reference"]
+__all__ = ["GROUPS", "ORDER", "builtin", "facts", "known", "parse", "parse_one", "reference"]
 
-ALL = "all"
+GROUPS: dict[str, Callable[[type[Method]], bool]] = {  # what one name stands for
+    "all": lambda cls: cls.standard,
+    "every": lambda cls: cls.role != "control",
+}
 FILES = ("cropr.cropr",)  # beside all files of these packages, and of those below them
 PACKAGES = ("baselines",)
 ORDER = ("dense", "random", "method", "control")  # of roles, in lists
@@ -69,15 +73,15 @@ def parse(text: str, dense: bool = False) -> list[Method]:
         pieces = [*pieces[:-1], f"{pieces[-1]},{part}"] if continues else [*pieces, part]
     methods: list[Method] = []
     for piece in map(str.strip, pieces):
-        methods += _standard(dense) if piece == ALL else [parse_one(piece, dense)]
+        methods += _group(piece, dense) if piece in GROUPS else [parse_one(piece, dense)]
     names = [str(method) for method in methods]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"reducer named twice: {', '.join(sorted(twice))}")
     return methods
 
 
-def _standard(dense: bool) -> Iterable[Method]:
-    return [cls(dense=dense) for cls in builtin().values() if cls.standard]
+def _group(name: str, dense: bool) -> Iterable[Method]:
+    return [cls(dense=dense) for cls in builtin().values() if GROUPS[name](cls)]
 
 
 def parse_one(text: str, dense: bool = False, load: bool = True) -> Method:
@@ -91,7 +95,9 @@ def parse_one(text: str, dense: bool = False, load: bool = True) -> Method:
                 f"the method {name} is a user's own file; running it runs its code, so that a record's word is not "
                 "enough: give the file again, --reducers ./FILE.py or --method ./FILE.py"
             )
-        raise ValueError(nearest("reducer", name, [*(key for key in known() if "#" not in key), *given.offered(), ALL]))
+        raise ValueError(
+            nearest("reducer", name, [*(key for key in known() if "#" not in key), *given.offered(), *GROUPS])
+        )
     options = rest.split(",") if colon else []
     if "" in options:
         raise ValueError(f"{text!r} has an empty option; options are written {name}:key=value,key=value")

@@ -61,7 +61,7 @@ def study_options(
     reducers: Annotated[
         str | None,
         typer.Option(
-            help="`all`, names with options (cropr:rest=llf,norm), your own file ./mine.py (default: the study's)."
+            help="`all`, `every`, names with options (cropr:rest=llf,norm), your own ./mine.py (default: the study's)."
         ),
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="Shares of the dense MACs (default: the study's).")] = None,

@@ -229,6 +229,11 @@ def test_the_command_line(tmp_path):
     found = {result["rule"]: result for result in json.loads(done.stdout)}
     assert list(found) == list(RULES)
     assert [name for name, result in found.items() if result["state"] == "failed"] == ["MACs"]
-    for bad, word in [("evti", "evit"), ("all", "one method"), (tmp_path / "no.py", "no such file")]:
+    for bad, word in [
+        ("evti", "evit"),
+        ("all", "one method"),
+        ("every", "one method"),
+        (tmp_path / "no.py", "no such file"),
+    ]:
         refused = study("check", bad)
         assert refused.returncode == 2 and refused.stderr.startswith("error: ") and word in refused.stderr

@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cropr.macs import dense_macs
 from cropr.schedule import solve
+from studies.commands.run import Options, reducers_of
 from studies.models.backbones import create_backbone
 from studies.models.methods import builtin, facts, parse, parse_one, reference
 from studies.models.reducers import Unreachable, build, reduce
@@ -24,6 +25,23 @@ def test_a_comma_separates_reducers_and_options():
     assert [method.name for method in parse("all")] == ["none", "random", "cropr", "dynamicvit", "evit", "tome"]
     assert list(builtin())[0] == reference().name == "none" and all(not m.dense for m in parse("all"))
     assert [m.dense for m in parse("all,cropr:queries=64", dense=True)] == [True] * 7
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_is_all_and_all_other_methods_but_no_control(dense):
+    every, standard = ([method.name for method in parse(text, dense)] for text in ("every", "all"))
+    assert every == [name for name, cls in builtin().items() if cls.role != "control"]
+    assert set(standard) <= set(every) and every[0] == "none" and not {"oracle", "norm", "inverted"} & set(every)
+    with pytest.raises(ValueError, match="twice"):
+        parse("every,tome")
+
+
+def test_off_the_shelf_a_group_leaves_out_what_learns():
+    names = {text: {m.name for m in reducers_of(Options(reducers=text, train="none"))} for text in ("all", "every")}
+    assert names["all"] == {"none", "random", "evit", "tome"} <= names["every"]
+    assert not any(builtin()[name].learns for name in names["every"])
+    with pytest.raises(ValueError, match="cropr has weights to learn"):
+        reducers_of(Options(reducers="random,cropr", train="none"))
 
 
 @pytest.mark.parametrize(
