@@ -14,7 +14,7 @@ from studies.catalogue.own import find_study
 from studies.commands.options import parse_budgets, resolve_device
 from studies.config import Recipe, replace_key
 from studies.launch.profile import resources
-from studies.models.methods import GROUPS, builtin, parse, parse_one
+from studies.models.methods import ALL, GROUPS, builtin, parse, parse_one
 from studies.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _check_question(study: Study) -> None:
     if question is None:
         return
     methods = parse(study.reducers, dense)
-    if question.method != GROUPS:
+    if question.method != ALL:
         one_of("method of the question", str(parse_one(question.method, dense)), map(str, methods))
     budgets = parse_budgets(study.budgets)
     if question.budget is not None and question.budget not in budgets:
@@ -122,7 +122,7 @@ def _check_question(study: Study) -> None:
 def question_of(options: Options) -> dict[str, Any] | None:
     """The question as study.json has it: its method as the runs name it, trained as the protocol says."""
     study = study_of(options)
-    if study.question is None or study.question.method == GROUPS:
+    if study.question is None or study.question.method == ALL:
         return None if study.question is None else study.question.record()
     method = parse_one(study.question.method, TASKS[study.task].dense)
     way = protocol_of(options) if study.train == "recipe" else None
@@ -152,7 +152,7 @@ def reducers_of(options: Options) -> list[Method]:
     if scored := [str(method) for method in methods if method.trained_at is not None]:
         raise ValueError(f"{scored[0]}: trained_at= says how it was trained, and --train {study.train} trains nothing")
     unlearnt = [method.name for method in methods if method.learns]
-    if unlearnt and study.reducers.strip() != GROUPS:
+    if unlearnt and study.reducers.strip() not in GROUPS:
         raise ValueError(f"{unlearnt[0]} has weights to learn; --train none leaves them random")
     return [method for method in methods if not method.learns]
 
