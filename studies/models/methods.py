@@ -16,10 +16,11 @@ from cropr.method import Method
 from cropr.nearest import nearest
 from studies.models import given
 
-__all__ = ["GROUPS", "ORDER", "builtin", "facts", "known", "parse", "parse_one", "reference"]
+__all__ = ["ALL", "GROUPS", "ORDER", "builtin", "facts", "known", "parse", "parse_one", "reference"]
 
+ALL = "all"
 GROUPS: dict[str, Callable[[type[Method]], bool]] = {  # what one name stands for
-    "all": lambda cls: cls.standard,
+    ALL: lambda cls: cls.standard,
     "every": lambda cls: cls.role != "control",
 }
 FILES = ("cropr.cropr",)  # beside all files of these packages, and of those below them
