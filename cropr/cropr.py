@@ -26,7 +26,7 @@ from cropr.method import Training
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.option import option
 from cropr.random_bits import uniform
-from cropr.reducer import Dropper
+from cropr.reducer import Dropper, Reducer
 from cropr.rest import softmax_of_dropped
 from cropr.tokens import Attended, Tokens
 
@@ -266,7 +266,7 @@ class Cropr(OnCroprSchedule):
 
         return replace(self, aux=self.aux or ("presence" if reads_maps(vit) else "dense")) if self.dense else self
 
-    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
+    def place(self, vit: nn.Module, num_patches: int) -> Mapping[int, Reducer]:
         method = self.asking(vit)
         if method.aux == "dense":
             if self.queries not in (None, num_patches):

@@ -265,15 +265,13 @@ class OnCroprSchedule(Dropping):
         rest = other.rest or ("llf" if self.dense else "drop")  # nothing leaves where all merge
         return replace(self, like=str(other).replace(",", "+"), other=other, rest=rest)
 
-    def place(self, vit: nn.Module, num_patches: int) -> Mapping[int, Reducer]:
+    def counts(self, vit: nn.Module, num_patches: int) -> dict[int, int]:
         if self.other is None:
-            return super().place(vit, num_patches)
-        found: dict[int, Reducer] = {}
-        live = num_patches
+            return super().counts(vit, num_patches)
+        found, live = {}, num_patches
         for block, reducer in sorted(self.other.place(vit, num_patches).items()):
             behind = reducer.count_after(live, vit.num_prefix_tokens)
-            fused = self.at_reducer == "fuse" and behind < live
-            found[block] = self.make(vit, block, behind - fused)
+            found[block] = behind - (self.at_reducer == "fuse" and behind < live)
             live = behind
         return found
 

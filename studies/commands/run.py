@@ -61,7 +61,7 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     if not (options.masks or TASKS[study.task].detector):
         raise ValueError(f"--no-masks is of detection, and {study.task} has no masks of objects")
     one_of("training", study.train, TRAINS)
-    if not (TASKS[study.task].labelled or study.train == "none"):
+    if not (TASKS[study.task].labelled or study.train != "recipe"):
         raise ValueError(f"--train {study.train}: {study.task} holds models as they come against the dense one")
     if study.train != "recipe" and (options.settings or options.recipe):
         raise ValueError(f"--train {study.train} trains nothing, so that --set and --recipe have no meaning with it")
