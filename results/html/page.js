@@ -17,7 +17,6 @@ const make = (tag, properties = {}, ...children) => {
 const number = (text) => parseFloat(text.replace("−", "-").replace("< ", "").replaceAll(",", ""));
 const collator = new Intl.Collator("en", { numeric: true });
 let sorted = { column: -1, down: false };
-
 function sortBy(column) {
   const again = sorted.column === column;
   sorted = again && sorted.down ? { column: -1, down: false } : { column, down: again };
@@ -33,6 +32,7 @@ function sortBy(column) {
     });
   }
   body.append(...order.map((row) => rows[row]));
+  show();
   [...table.tHead.rows[0].cells].forEach((cell, i) => {
     if (i === sorted.column) cell.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");
@@ -40,18 +40,22 @@ function sortBy(column) {
 }
 
 const haystack = texts.map((cells) => cells.join(" ").toLowerCase());
-function filter() {
-  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  rows.forEach((row, i) => {
-    row.hidden = !words.every((word) => haystack[i].includes(word));
-    shown += !row.hidden;
-  });
-  $("count").textContent = `${shown} of ${rows.length} rows`;
+const position = new Map(rows.map((row, i) => [row, i]));
+let matches = rows.map(() => true), limit = 100; // rows that are laid out at once: what is copied is all that match
+const shownRows = () => [...body.rows].map((row) => position.get(row)).filter((row) => matches[row]);
+
+function show() {
+  const found = shownRows(), laid = new Set(found.slice(0, limit));
+  rows.forEach((row, i) => { if (row.hidden === laid.has(i)) row.hidden = !row.hidden; });
+  $("count").textContent = `${found.length} of ${rows.length} rows` + (laid.size < found.length ? `, the first ${laid.size} shown` : "");
+  $("rest").hidden = laid.size === found.length;
 }
 
-const position = new Map(rows.map((row, i) => [row, i]));
-const shownRows = () => [...body.rows].filter((row) => !row.hidden).map((row) => position.get(row));
+function filter() {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  matches = haystack.map((text) => words.every((word) => text.includes(word)));
+  show();
+}
 const pipes = (cells) => `| ${cells.map((text) => text.replace(/([|*_<`])/g, "\\$1")).join(" | ")} |`;
 const ampersands = (cells) => cells.map((text) => [...text].map((c) => data.latex[c] ?? c).join("")).join(" & ") + " \\\\";
 const formats = {
@@ -73,9 +77,8 @@ async function copy(text, button) {
     document.execCommand("copy");
     area.remove();
   }
-  const label = button.textContent;
+  setTimeout((label) => { button.textContent = label; }, 1200, button.textContent);
   button.textContent = "copied";
-  setTimeout(() => { button.textContent = label; }, 1200);
 }
 
 function prepareTable() {
@@ -91,6 +94,7 @@ function prepareTable() {
   $("tools").hidden = false;
   $("tools").onsubmit = (event) => event.preventDefault();
   $("filter").oninput = filter;
+  $("rest").onclick = () => { limit = Infinity; show(); };
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.onclick = () => copy(formats[button.dataset.copy](shownRows()).join("\n") + "\n", button);
   }
@@ -100,9 +104,8 @@ function prepareTable() {
 // ---------------------------------------------------------------- one variant: its row, its runs, its command
 function pick(row, scroll = false) {
   const panel = $("point");
-  if (!panel) return;
+  if (!panel) return; // a page without a plot
   const facts = titles.map((title, i) => [title, texts[row][i]]).filter(([, text], i) => i > 1 && text !== nothing);
-  const close = make("button", { type: "button", textContent: "close", onclick: () => { panel.hidden = true; } });
   panel.replaceChildren(
     make("h3", { textContent: `${texts[row][0]}, ${texts[row][1]}` }),
     make("dl", {}, ...facts.map(([title, text]) => make("div", {}, make("dt", { textContent: title }), make("dd", { textContent: text })))),
@@ -113,7 +116,7 @@ function pick(row, scroll = false) {
     button.onclick = () => copy(data.commands[row], button);
     panel.append(make("p", {}, make("code", { textContent: data.commands[row] }), " ", button));
   }
-  panel.append(close);
+  panel.append(make("button", { type: "button", textContent: "close", onclick: () => { panel.hidden = true; } }));
   panel.hidden = false;
   if (scroll) panel.scrollIntoView({ block: "nearest" });
 }
@@ -124,13 +127,17 @@ const symbols = ["circle", "square", "triangle-up", "diamond", "triangle-down", 
 const signs = ["●", "■", "▲", "◆", "▼", "✚", "✖", "◀", "▶", "⬟"];
 const dashes = ["solid", "dash", "dot", "dashdot", "5px,3px", "longdashdot"];
 const names = [...new Set(data.curves)];
-const plain = names.filter((name) => !data.dense[data.curves.indexOf(name)]).sort();
+const dense = new Set(data.curves.filter((_, row) => data.dense[row]));
+const plain = names.filter((name) => !dense.has(name)).sort();
+const place = new Map(plain.map((name, i) => [name, i]));
+const rowsOf = new Map(names.map((name) => [name, []]));
+data.curves.forEach((name, row) => rowsOf.get(name).push(row));
 const hidden = new Set();
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const style = (name) => {
-  const i = plain.indexOf(name);
-  return i < 0 ? { ink: color("--ink"), symbol: "star", sign: "★", dash: "solid" }
+  const i = place.get(name);
+  return i === undefined ? { ink: color("--ink"), symbol: "star", sign: "★", dash: "solid" }
     : { ink: color(`--c${i % 8}`), symbol: symbols[i % 10], sign: signs[i % 10], dash: dashes[i % 6] };
 };
 
@@ -142,16 +149,13 @@ function said(row) {
     + (runs && `<br>runs: ${runs}`);
 }
 const hover = texts.map((_, row) => said(row));
-
 /** Rows that no other of `shown` beats: the same rule as results.statistics.curves.pareto_front. */
 function front(shown, x, y, more) {
   const cost = (row) => (more ? -x[row] : x[row]);
   const order = [...shown].sort((a, b) => cost(a) - cost(b) || y[b] - y[a]);
-  const kept = [];
-  let best = -Infinity;
+  let kept = [], best = -Infinity;
   for (const row of order) {
-    const last = kept.at(-1);
-    const equal = last !== undefined && x[last] === x[row] && y[last] === y[row];
+    const last = kept.at(-1), equal = last !== undefined && x[last] === x[row] && y[last] === y[row];
     if (y[row] > best || equal) kept.push(row);
     best = Math.max(best, y[row]);
   }
@@ -166,8 +170,7 @@ function view() {
 }
 
 function traces() {
-  const { kind, cost, x, y } = view();
-  const more = cost.more;
+  const { kind, cost, x, y } = view(), more = cost.more;
   const known = data.curves.map((_, row) => row).filter((row) => x[0][row] !== null && y[0][row] !== null);
   const shown = known.filter((row) => !hidden.has(data.curves[row]));
   const fronts = [...new Set(data.groups)].map((group) =>
@@ -177,6 +180,7 @@ function traces() {
     name: "front", x: rows.map((row) => x[0][row]), y: rows.map((row) => y[0][row]), mode: "lines", hoverinfo: "skip",
     line: { color: color("--step"), width: 5, shape: more ? "vh" : "hv" },
   }));
+  const visible = new Set(shown), all = on("dominated");
   const timed = ["images_per_s", "latency_ms"].includes(cost.name);
   const bars = (axis, rows) => ({
     type: "data", symmetric: false, thickness: 1, width: 3, visible: rows.some((row) => axis[1][row] !== axis[2][row]),
@@ -185,7 +189,7 @@ function traces() {
   });
   const apart = dodge(known.map((row) => x[0][row]), cost.name);
   for (const name of [...names].reverse()) { // the first one on top
-    const own = shown.filter((row) => data.curves[row] === name && (on("dominated") || best.has(row)));
+    const own = rowsOf.get(name).filter((row) => visible.has(row) && (all || best.has(row)));
     if (!own.length) continue;
     own.sort((a, b) => x[0][a] - x[0][b]);
     const { ink, symbol, dash } = style(name);
@@ -194,7 +198,7 @@ function traces() {
     const hollow = (row) => data.doubted[0][row] || (timed && data.doubted[1][row]);
     found.push({
       name, x: places, y: own.map((row) => y[0][row]), customdata: own, meta: "curve",
-      mode: on("dominated") ? "lines+markers" : "markers", line: { color: ink, dash, width: 1.8 },
+      mode: all ? "lines+markers" : "markers", line: { color: ink, dash, width: 1.8 },
       marker: { color: ink, size: symbol === "star" ? 13 : 9, symbol: own.map((row) => symbol + (hollow(row) ? "-open" : "")) },
       error_x: { ...bars(x, own), color: ink }, error_y: { ...bars(y, own), color: ink },
       text: own.map((row) => hover[row]), hovertemplate: "%{text}<extra></extra>",
@@ -207,12 +211,11 @@ function traces() {
 function dodge(x, cost) {
   if (on("log") || !["macs", "tokens"].includes(cost)) return () => 0;
   const step = 0.012 * (Math.max(...x) - Math.min(...x));
-  return (name) => (plain.includes(name) ? step * (plain.indexOf(name) - (plain.length - 1) / 2) * Math.min(1, 6 / plain.length) : 0);
+  return (name) => (place.has(name) ? step * (place.get(name) - (plain.length - 1) / 2) * Math.min(1, 6 / plain.length) : 0);
 }
 
 function seeds(own, places, ink) {
-  const values = data.seeds[$("y").value];
-  const all = own.flatMap((row, at) => values[row].map((value, i) => [row, value, i, at]));
+  const values = data.seeds[$("y").value], all = own.flatMap((row, at) => values[row].map((value, i) => [row, value, i, at]));
   return {
     name: "seeds", x: all.map(([, , , at]) => places[at]), y: all.map(([, value]) => value), mode: "markers", customdata: all.map(([row]) => row),
     marker: { color: ink, size: 5, opacity: 0.35 }, hovertemplate: "%{text}<extra></extra>",
@@ -234,7 +237,7 @@ function published(kind, cost) {
 }
 
 function draw() {
-  const { kind, cost, metric } = view();
+  const { kind, cost, metric, x, y } = view();
   const grid = { gridcolor: color("--line"), linecolor: color("--soft"), zeroline: false, ticks: "outside", tickcolor: color("--soft"), automargin: true };
   const label = (axis) => ({ text: kind === "relative" ? axis.relative_label : axis.label, font: { size: 13 } });
   const narrow = plot.clientWidth < 480;
@@ -250,15 +253,13 @@ function draw() {
   };
   const all = traces();
   Plotly.react(plot, all, layout, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], toImageButtonOptions: { format: "svg" } });
-  const best = all.filter((trace) => trace.name === "front").map((trace) => trace.x.map((x, i) => `${x}|${trace.y[i]}`)).flat();
-  const { x, y } = view();
+  const best = all.filter((trace) => trace.name === "front").flatMap((trace) => trace.x.map((x, i) => `${x}|${trace.y[i]}`));
   const named = data.curves.map((_, row) => row).filter((row) => !hidden.has(data.curves[row]) && best.includes(`${x[0][row]}|${y[0][row]}`) && !data.outside[row]);
   $("front").textContent = `On the front of what is shown: ${named.map((row) => data.dense[row] ? texts[row][0] : `${texts[row][0]} ${texts[row][1].split(" ")[0]}`).join(", ") || nothing}.`;
 }
 
 function legend() {
-  const box = $("legend");
-  const marks = new Map();
+  const box = $("legend"), marks = new Map();
   for (const name of names) {
     const mark = make("span", { className: "mark", textContent: style(name).sign, ariaHidden: "true" });
     const tick = make("input", { type: "checkbox", checked: true });

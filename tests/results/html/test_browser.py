@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from synthetic_records import MARKUP
 
+from results.html.content import Content, Point
+from results.html.page import page as make_page
+from results.pages.tables import texts_of
 from results.statistics.curves import pareto_front
 
 COSTS = {
@@ -260,3 +264,47 @@ def test_print_on_a4(page: Page) -> None:
     boxes = re.findall(rb"/MediaBox \[([\d. ]+)\]", data)
     sides = {tuple(round(float(side)) for side in box.split()[2:]) for box in boxes}
     assert data.startswith(b"%PDF") and sides <= {(595, 842), (842, 595)} and (595, 842) in sides
+
+
+def test_two_thousand_variants(browser: Browser, study: Path, tmp_path: Path) -> None:
+    """The rows of the study two hundred times, as eighty curves."""
+    empty = ("mixed", "findings", "speed_findings", "own", "objective")
+    one = pd.read_csv(study / "report" / "summary.csv", dtype=dict.fromkeys(empty, str))
+    one[list(empty)] = one[list(empty)].fillna("")
+    copies = [one.assign(curve=one["curve"] + f" {i % 20:02}") for i in range(200)]
+    many = pd.concat(copies, ignore_index=True)
+    points = [Point([f"run-{i}-s{s}" for s in (0, 1)], [0, 1], [[50.0, 60.0]], f"command {i}") for i in range(2000)]
+    content = Content("many", [many], [texts_of(many)], many.to_csv(index=False).splitlines(), points)
+    content = replace(content, pictures={"pareto_accuracy_gmacs": ("A caption.", b"<svg/>")})
+    path = tmp_path / "index.html"
+    path.write_text(make_page(content))
+    assert path.stat().st_size < 12e6
+    page, said = open_page(browser, path)
+    assert page.locator("#scores tbody tr").count() == 2000
+    assert page.locator("#scores tbody tr:visible").count() == 100
+    times = [cpu_ms(page, text) for text in ("cropr 05", "random", "", "0.65 19", "")]
+    assert max(times) < 200 and not said, times
+    expect(page.locator("#count")).to_have_text("2000 of 2000 rows, the first 100 shown")
+    page.get_by_role("button", name="show all").click()
+    assert page.locator("#scores tbody tr:not([hidden])").count() == 2000
+
+
+def cpu_ms(page: Page, text: str) -> float:
+    """Of the page's thread, for a filter and the layout behind it: what else the machine does is not in it."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    seen = []
+    for _ in range(2):
+        metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        seen.append(metrics["TaskDuration"])
+        if len(seen) == 1:
+            page.evaluate(FILTER, text)
+    session.detach()
+    return 1000 * (seen[1] - seen[0])
+
+
+FILTER = """text => {
+    document.getElementById('filter').value = text;
+    document.getElementById('filter').dispatchEvent(new Event('input'));
+    return document.body.offsetHeight;  // the layout is part of it
+}"""
