@@ -240,9 +240,10 @@ function draw() {
   const { kind, cost, metric, x, y } = view();
   const grid = { gridcolor: color("--line"), linecolor: color("--soft"), zeroline: false, ticks: "outside", tickcolor: color("--soft"), automargin: true };
   const label = (axis) => ({ text: kind === "relative" ? axis.relative_label : axis.label, font: { size: 13 } });
-  const narrow = plot.clientWidth < 480;
+  const height = plot.clientWidth < 480 ? 340 : 460;
+  plot.style.height = `${height}px`;
   const layout = {
-    height: narrow ? 340 : 460, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false, hovermode: "closest",
+    height, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false, hovermode: "closest",
     dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, // a finger scrolls the page
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--ink") },
@@ -288,7 +289,7 @@ function preparePlot() {
   $("axes").onsubmit = (event) => event.preventDefault();
   redraw();
   plot.on("plotly_click", (event) => { const row = event.points[0].customdata; if (Number.isInteger(row)) pick(row); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  for (const media of ["(prefers-color-scheme: dark)", "(max-width: 700px)"]) matchMedia(media).addEventListener("change", redraw);
   addEventListener("beforeprint", () => Plotly.relayout(plot, { width: 640, height: 420 }));
   addEventListener("afterprint", () => Plotly.relayout(plot, { width: null, autosize: true }).then(draw));
 }

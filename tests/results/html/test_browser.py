@@ -233,7 +233,8 @@ def test_on_a_telephone_and_in_the_dark(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     page.wait_for_function("document.querySelector('#plot .main-svg').clientWidth < 390")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    plot, legend = (page.locator(f"#{name}").bounding_box() for name in ("plot", "legend"))
+    page.wait_for_function("document.querySelector('#plot .main-svg').clientHeight === 340")
+    plot, legend = (page.locator(name).first.bounding_box() for name in ("#plot .main-svg", "#legend"))
     assert legend["y"] >= plot["y"] + plot["height"] - 1 and legend["x"] + legend["width"] <= 390
     for scheme in ("light", "dark", "light"):
         page.emulate_media(color_scheme=scheme)
