@@ -112,6 +112,7 @@ def cost_frame(found: Analysis, costs: dict[str, np.ndarray], loss_points: float
             metric = found.variants["metric"].to_numpy()
             wanted = metric[curve.dense] - loss_points / POINTS
             row["cost"] = float(cost_at(curve.costs, metric[curve.rows], wanted))
+            row["cost_low"] = row["cost_high"] = np.nan
             if curve.tested >= 0:
                 wanted = found.means[curve.dense] - loss_points / POINTS
                 resampled = cost_at(curve.costs, found.means[curve.rows], wanted)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from command_line import study
 from image_folders import draw
-from results.statistics.statistic import STATISTICS, read_values
 from safetensors.torch import save_file
 from tiny_models import SMALL, tiny
 
 from cropr.vit import ReducedViT
 from results.records.store import CorruptRecord, load_records, read_predictions
+from results.statistics.metrics.statistic import STATISTICS, read_values
 from studies.data import Batch
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse_one

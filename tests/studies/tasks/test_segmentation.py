@@ -50,7 +50,8 @@ def config(**changes):
 def test_tasks_say_what_the_report_reads():
     assert config(task="classification").id != config().id
     headlines = {name: info.metrics[0].name for name, info in TASKS.items()}
-    assert headlines == {"classification": "top1", "segmentation": "miou", "detection": "box_ap"}
+    dense = {"segmentation": "miou", "detection": "box_ap"}
+    assert headlines == {"classification": "top1", **dense, "fidelity": "agreement"}
     assert {study.task for study in studies().values()} == set(TASKS)
     assert {"none" if rest == "drop" else rest for rest in fusion.RESTS} == set(FUSIONS)
 
