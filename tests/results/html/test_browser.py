@@ -46,7 +46,7 @@ def open_page(browser: Browser, path: Path, **options: object) -> tuple[Page, li
     """A page in a window of its own, and what it asked for or complained of, which should be nothing."""
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 1000}} | options)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(120_000)  # five megabytes of script on a busy machine
+    context.set_default_timeout(300_000)  # five megabytes of script on a busy machine
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -231,9 +231,8 @@ def test_copies_are_what_the_files_say(page: Page, study: Path) -> None:
 
 def test_on_a_telephone_and_in_the_dark(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.querySelector('#plot .main-svg').clientWidth < 390")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    page.wait_for_function("document.querySelector('#plot .main-svg').clientHeight === 340")
+    expect(page.locator("#plot .main-svg").first).to_have_attribute("height", "340")
     plot, legend = (page.locator(name).first.bounding_box() for name in ("#plot .main-svg", "#legend"))
     assert legend["y"] >= plot["y"] + plot["height"] - 1 and legend["x"] + legend["width"] <= 390
     for scheme in ("light", "dark", "light"):
