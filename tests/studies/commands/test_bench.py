@@ -49,8 +49,9 @@ def test_lines_say_what_a_reader_needs(record):
     rows = {line.split()[0]: line for line in text[2:] if line}
     cropr = next(row for row in record["variants"] if row["variant"] == "cropr@0.6")
     figures = (cropr["ratio"]["median"], cropr["ratio_to_random"]["median"], cropr["speedup_per_mac_ratio"])
-    figures = (cropr["macs_g"]["total"], cropr["macs_g"]["linear"], *figures)
-    for text_of_figure in (f"{cropr['mac_ratio']:.2f}", *(f"{figure:.3f}" for figure in figures)):
+    macs = [number(1000 * cropr["macs_g"][key], 4) for key in ("total", "linear")]
+    assert "MMACs" in text[1]
+    for text_of_figure in (f"{cropr['mac_ratio']:.2f}", *macs, *(f"{figure:.3f}" for figure in figures)):
         assert text_of_figure in rows["cropr@0.6"]
     assert any("unreachable, floor" in line for line in text)
 
