@@ -127,7 +127,8 @@ class CroprModule(Dropper):
 
         self.num_heads, self.detach, self.select = heads, detach, select
         self.queries = nn.Parameter(torch.empty(1, queries, embed_dim))
-        trunc_normal_(self.queries, std=embed_dim**-0.5)
+        if not self.queries.is_meta:  # where counts alone are wanted
+            trunc_normal_(self.queries, std=embed_dim**-0.5)
         self.pre_attn_norm = nn.LayerNorm(embed_dim, eps=1e-6) if pre_norm else nn.Identity()
         self.q_proj, self.k_proj, self.v_proj = projection(q_proj), projection(k_proj), projection(v_proj)
         self.out_proj = nn.Linear(embed_dim, embed_dim) if heads > 1 else nn.Identity()

@@ -53,7 +53,7 @@ def test_the_difference_is_to_random_of_the_same_counts_and_rest(tmp_path):
     table = (tmp_path / "a" / "report" / "table.md").read_text()
     assert "to random at the same counts, points (p)" in table and f"{right:+.1f}" in table
     assert "--random-at-counts" in table  # DynamicViT has none
-    assert "- cropr: what Cropr is (arXiv 1)" in table
+    assert "| cropr | what Cropr is (arXiv 1) |" in table
 
 
 def test_what_reads_the_labels_is_on_no_front(tmp_path):

@@ -45,7 +45,7 @@ def test_what_is_missing_is_named(dataset, tmp_path):
         create_dataset(config(dataset=dataset, task="classification"))
     with pytest.raises(ValueError, match="does not exist"):
         create_dataset(config(dataset=dataset, data_dir=str(tmp_path / "nothing")))
-    with pytest.raises(ValueError, match="data set imagenet serves classification, not segmentation"):
+    with pytest.raises(ValueError, match="data set imagenet serves classification and fidelity, not segmentation"):
         create_dataset(config(dataset="imagenet"))
 
 

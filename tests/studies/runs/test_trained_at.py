@@ -110,6 +110,6 @@ def test_controls_have_the_counts_of_the_method_they_are_like():
             if "like" in cls.options() and name != other:
                 like = build(vit, parse_one(f"{name}:like={other}"), 0.6)
                 assert [row[2] for row in like.model.token_counts()] == [row[2] for row in counts], (name, other)
-                assert str(like.method) == f"{name}:like={other}"
+                assert like.method.like == other and like.method.rest == (parse_one(other).rest or "drop")
     with pytest.raises(ValueError, match="names no method that chooses"):
         parse_one("norm:like=random")
