@@ -128,6 +128,8 @@ class Trainer:
         torch.manual_seed(self.seed)
         if self.world.any(self.world.first and there_is(self.state_file))[0]:
             self.load()
+        if self.world.first:
+            self._write_log()
         self.world.copy_first(self._tensors().values())
         self.started = self.saved = time.monotonic()
         while len(self.history) < self.recipe.epochs:
@@ -288,8 +290,12 @@ class Trainer:
             "step": self.step, "seconds": self.seconds, "history": self.history, "scaler": self.scaler.state_dict()
         })  # fmt: skip
 
+    def _write_log(self) -> None:
+        """The log says again what it said when the state was saved: nothing, where none was."""
+        write_text(self.run_dir / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+
     def load(self) -> None:
-        """Continue where `save` was called; the log says again what it said then."""
+        """Continue where `save` was called."""
         tensors, values = read_state(self.state_file)
         self.model.load_state_dict(below("model", tensors))
         if self.extra is not None:
@@ -300,8 +306,6 @@ class Trainer:
         self.scaler.load_state_dict(values["scaler"])
         self.step, self.seconds, self.history = values["step"], values["seconds"], values["history"]
         self.loss_sum = tensors["loss_sum"].to(self.device)
-        if self.world.first:
-            write_text(self.run_dir / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.startswith("cuda"):
             torch.cuda.set_rng_state(tensors["random.cuda"])

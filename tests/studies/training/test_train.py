@@ -117,12 +117,14 @@ def test_a_signal_stops_at_a_step_and_the_rest_is_as_if_it_had_not(tmp_path, red
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_log_that_is_ahead_of_the_state_is_set_back(tmp_path):
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_log_that_is_ahead_of_the_state_is_set_back(tmp_path, saved):
     first = trainer(tmp_path / "run")
     batches = first._batches(0, 0)
     first.model.train()
     first._step(next(batches))
-    first.save()
+    if saved:
+        first.save()
     (tmp_path / "run" / "log.jsonl").write_text('{"epoch": 1}\n')  # killed between the log and the state of an epoch
     rest = trainer(tmp_path / "run")
     rest.run()
