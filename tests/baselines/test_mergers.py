@@ -1,0 +1,159 @@
+"""Methods that merge, one call of their reducers against slow loops in float64, one image and one token at a time,
+written from the formulas; and the same loops with a rule that is wrong, which must miss.
+
+Letters: B images, P prefix tokens, N patches, T = P + N, L patches of the full grid, D width, H heads, E head width.
+"""
+
+import math
+
+import pytest
+import torch
+from tiny_models import DEPTH, NUM_PATCHES, place, tiny
+
+from baselines.mergers.tofu import ToFu
+from cropr.tokens import Attended, Tokens
+from studies.models.methods import builtin, parse
+
+B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
+ATOL = 1e-5  # sizes and attention that is read are float32 in the package
+NAMES = ["tofu"]
+
+
+def tokens(seed=0, fresh=False):
+    """Patches in float64 that were merged before (`fresh`: were not), others in each image."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(B, P + N, D, generator=rng, dtype=torch.float64)
+    if fresh:
+        return Tokens(x, P, N, owner=torch.arange(N).expand(B, -1))
+    owner = torch.cat([torch.arange(N).expand(B, -1), torch.randint(N, (B, L - N), generator=rng)], 1)
+    owner = torch.stack([row[torch.randperm(L, generator=rng)] for row in owner])
+    index = torch.tensor([[row.tolist().index(n) for n in range(N)] for row in owner])
+    size = torch.tensor([[1.0] * P + [float((row == n).sum()) for n in range(N)] for row in owner])
+    return Tokens(x, P, L, index=index, size=size, owner=owner, proportional=True)
+
+
+def attended(seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, B, H, P + N, E, generator=rng, dtype=torch.float64)
+    normed = torch.randn(B, P + N, D, generator=rng, dtype=torch.float64)
+    return Attended(q, k, 0.5, P, normed=normed)
+
+
+def live(state, b):
+    """Grid position -> (features, size, positions owned) of each patch of image b."""
+    position, found = state.positions()[b].tolist(), {}
+    size = [1.0] * (P + N) if state.size is None else state.size[b].tolist()
+    for n, at in enumerate(position):
+        owned = {place for place, owner in enumerate(state.owner[b].tolist()) if owner == n}
+        found[at] = state.x[b, P + n], size[P + n], owned
+    assert len(found) == len(position) and state.x.shape[1] == P + len(position)
+    return found
+
+
+def outcome(state, b, groups):
+    """The same, where the patches `members` of each (host, members, features) have become one, at the host's place."""
+    before, position = live(state, b), state.positions()[b].tolist()
+    assert sorted(n for _, members, _ in groups for n in members) == list(range(len(position)))
+    found = {}
+    for host, members, x in groups:
+        parts = [before[position[n]] for n in members]
+        found[position[host]] = x, sum(size for _, size, _ in parts), set().union(*(owned for *_, owned in parts))
+    return found
+
+
+def gap(seen, right):
+    """The largest difference of features; infinite where patches, sizes or owners differ."""
+    if seen.keys() != right.keys() or any(seen[at][1:] != right[at][1:] for at in right):
+        return math.inf
+    return max(float((seen[at][0] - right[at][0]).abs().max()) for at in right)
+
+
+def gaps(reducer, reference, state, seen_by, **wrong):
+    """Of each image; prefix tokens must be as they were."""
+    after = reducer(state, seen_by)
+    assert after.x.dtype == torch.float64 and after.x[:, :P].equal(state.x[:, :P])
+    assert after.num_live == reducer.count_after(state.num_live, P) < state.num_live
+    return [gap(live(after, b), outcome(state, b, reference(state, seen_by, b, **wrong))) for b in range(B)]
+
+
+def agree(reducer, reference, state=None, seen_by=None, mistakes=()):
+    """The reference is met in every image, and with each mistake missed in some."""
+    state, seen_by = state or tokens(), seen_by or attended()
+    assert max(gaps(reducer, reference, state, seen_by)) < ATOL
+    for wrong in mistakes:
+        assert max(gaps(reducer, reference, state, seen_by, **wrong)) > 100 * ATOL, wrong
+
+
+def sizes(state, b):
+    return [1.0] * N if state.size is None else state.size[b, P:].tolist()
+
+
+def mean(vectors, weights):
+    return sum(w * v for w, v in zip(weights, vectors, strict=True)) / sum(weights)
+
+
+def cosine(u, v):
+    return float(u @ v) / (float(u @ u) * float(v @ v)) ** 0.5
+
+
+def keys(seen_by, b):
+    """[T, E] the mean over heads."""
+    return sum(seen_by.k[b, h] for h in range(seen_by.k.shape[1])) / seen_by.k.shape[1]
+
+
+def bipartite(metric, r):
+    """Patch -> patch of ToMe's best r edges: tokens at even places go to those at odd ones."""
+    edges = []
+    for a in range(0, P + N, 2):
+        near = [(cosine(metric[a], metric[b]), -b) for b in range(1, P + N, 2) if b >= P]
+        if a >= P:
+            edges.append((*max(near), a))
+    edges.sort(key=lambda edge: -edge[0])
+    return {a - P: -b - P for _, b, a in edges[:r]}
+
+
+def grouped(into, combine):
+    """(host, members, features) out of {patch: patch that takes it}."""
+    hosts = [n for n in range(N) if n not in into]
+    members = {host: [host, *(n for n, to in into.items() if to == host)] for host in hosts}
+    return [(host, found, combine(host, found)) for host, found in members.items()]
+
+
+def test_they_are_methods_and_no_others_are_missing():
+    every, standard = ({method.name for method in parse(text)} for text in ("every", "all"))
+    assert set(NAMES) <= every and not set(NAMES) & standard
+    found = [name for name, cls in builtin().items() if cls.__module__.startswith("baselines.mergers.")]
+    assert sorted(found) == sorted(NAMES)
+
+
+# ToFu
+
+
+def tofu(state, seen_by, b, merge="mlerp", weighted=True, longest=max):
+    x, size = state.x[b, P:], sizes(state, b)
+
+    def combine(host, members):
+        centre = mean([x[n] for n in members], [size[n] if weighted else 1.0 for n in members])
+        if merge == "drop" or len(members) == 1:
+            return x[host]
+        scale = longest(float(x[n].norm()) for n in members) / float(centre.norm())
+        return centre * scale if merge == "mlerp" else centre
+
+    return grouped(bipartite(keys(seen_by, b), R), combine)
+
+
+@pytest.mark.parametrize("merge", ["mlerp", "mean", "drop"])
+def test_tofu(merge):
+    def reference(*args, **wrong):
+        return tofu(*args, **{"merge": merge, **wrong})
+
+    mistakes = [{"merge": other} for other in ("mlerp", "mean", "drop") if other != merge]
+    mistakes += [{"weighted": False}] * (merge != "drop") + [{"longest": min}] * (merge == "mlerp")
+    agree(ToFu(R, merge), reference, mistakes=mistakes)
+
+
+def test_tofu_drops_before_half_the_depth():
+    for options, drops in (({}, 2), ({"switch": 0}, 0), ({"switch": 4, "merge": "mean"}, 4)):
+        found = place("tofu", tiny("token"), NUM_PATCHES, r=2, **options)
+        expected = ["drop"] * drops + [options.get("merge", "mlerp")] * (DEPTH - drops)
+        assert [found[block].merge for block in range(DEPTH)] == expected
