@@ -10,13 +10,14 @@ import pytest
 import torch
 from tiny_models import DEPTH, NUM_PATCHES, place, tiny
 
+from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
 from cropr.tokens import Attended, Tokens
 from studies.models.methods import builtin, parse
 
 B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu"]
+NAMES = ["tofu", "pitome"]
 
 
 def tokens(seed=0, fresh=False):
@@ -157,3 +158,48 @@ def test_tofu_drops_before_half_the_depth():
         found = place("tofu", tiny("token"), NUM_PATCHES, r=2, **options)
         expected = ["drop"] * drops + [options.get("merge", "mlerp")] * (DEPTH - drops)
         assert [found[block].merge for block in range(DEPTH)] == expected
+
+
+# PiToMe
+
+
+def pitome(state, seen_by, b, protect=False, margin=0.3, elu=True, swapped=False, weighted=True):
+    x, size, metric = state.x[b, P:], sizes(state, b), keys(seen_by, b)[P:]
+
+    def energy(n):
+        near = [cosine(metric[n], metric[m]) - margin for m in range(N)]
+        return sum(c if c >= 0 or not elu else math.exp(c) - 1 for c in near) / N
+
+    order = sorted(range(N), key=lambda n: -energy(n))
+    order = order[: 2 * R] if protect else order
+    edges = []
+    for a in order[swapped::2]:
+        near = max(order[1 - swapped :: 2], key=lambda m: cosine(metric[a], metric[m]))
+        edges.append((cosine(metric[a], metric[near]), a, near))
+    edges.sort(key=lambda edge: -edge[0])
+    weight = size if weighted else [1.0] * N
+    return grouped(
+        {a: near for _, a, near in edges[:R]},
+        lambda host, members: mean([x[n] for n in members], [weight[n] for n in members]),
+    )
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_pitome(protect):
+    def reference(*args, **wrong):
+        return pitome(*args, **{"protect": protect, **wrong})
+
+    mistakes = [{"protect": not protect}, {"swapped": True}, {"weighted": False}, {"margin": -0.9}, {"elu": False}]
+    agree(PiToMe(R, 0.3, protect, head_dim=E), reference, mistakes=mistakes)
+
+
+def test_pitome_protects_from_half_the_depth_and_its_margin_falls():
+    found = place("pitome", tiny("token"), NUM_PATCHES, ratio=0.9)
+    assert [found[block].protect for block in range(DEPTH)] == [False] * 3 + [True] * 2
+    assert [found[block].margin for block in range(DEPTH)] == pytest.approx([0.75, 0.6, 0.45, 0.3, 0.15])
+    counts, live = [], 36
+    for block in range(DEPTH):
+        live = found[block].count_after(live, 1)
+        counts.append(live)
+    assert counts == [33, 30, 27, 25, 23] and PiToMe(5).count_after(9, 1) == 5
+    assert len(place("pitome", tiny("token"), NUM_PATCHES, ratio=0.5)) == DEPTH and PiToMe(0).count_after(9, 1) == 9
