@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import DEPTH, NUM_PATCHES, place, tiny
 
+from baselines.mergers.dpcknn import DPCKNN
 from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
 from cropr.tokens import Attended, Tokens
@@ -17,7 +18,7 @@ from studies.models.methods import builtin, parse
 
 B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu", "pitome"]
+NAMES = ["tofu", "pitome", "dpcknn"]
 
 
 def tokens(seed=0, fresh=False):
@@ -203,3 +204,48 @@ def test_pitome_protects_from_half_the_depth_and_its_margin_falls():
         counts.append(live)
     assert counts == [33, 30, 27, 25, 23] and PiToMe(5).count_after(9, 1) == 5
     assert len(place("pitome", tiny("token"), NUM_PATCHES, ratio=0.5)) == DEPTH and PiToMe(0).count_after(9, 1) == 9
+
+
+# Clusters
+
+
+def apart(x, n, m):
+    """The distance of two patches."""
+    return math.sqrt(sum((u - v) ** 2 for u, v in zip(x[n].tolist(), x[m].tolist(), strict=True)) / D)
+
+
+def clustered(x, centres, weight):
+    """Groups out of the centres' patches: every other one goes to the nearest."""
+    into = {n: min(centres, key=lambda c: apart(x, n, c)) for n in range(N) if n not in centres}
+    return grouped(into, lambda _, members: mean([x[n] for n in members], [weight[n] for n in members]))
+
+
+def dpcknn(state, seen_by, b, neighbours=4, weight="size", power=2, apart_too=True, densest=True, keep=6):
+    x = state.x[b, P:]
+    density = [math.exp(-sum(sorted(apart(x, n, m) ** power for m in range(N))[:neighbours]) / 4) for n in range(N)]
+    scores = []
+    for n in range(N):
+        denser = [apart(x, n, m) for m in range(N) if density[m] > density[n]]
+        far = min(denser) if denser else max(apart(x, n, m) for m in range(N)) if densest else 0.0
+        scores.append(density[n] * (far if apart_too else 1.0))
+    centres = sorted(range(N), key=lambda n: -scores[n])[:keep]
+    return clustered(x, centres, sizes(state, b) if weight == "size" else [1.0] * N)
+
+
+@pytest.mark.parametrize("weight", ["size", "one"])
+def test_dpcknn(weight):
+    def reference(*args, **wrong):
+        return dpcknn(*args, **{"weight": weight, **wrong})
+
+    mistakes = [{"weight": "one" if weight == "size" else "size"}, {"neighbours": 2}, {"apart_too": False}]
+    agree(DPCKNN(6, 4, weight), reference, mistakes=[*mistakes, {"densest": False}, {"power": 6}])
+
+
+def test_of_equal_patches_the_first_are_centres():
+    """Where all is equal, and where patches are so far apart that densities would vanish."""
+    state = Tokens(torch.ones(1, 9, 4), 1, 8, owner=torch.arange(8)[None])
+    after = DPCKNN(3)(state)
+    assert after.index.tolist() == [[0, 1, 2]] and after.size.tolist() == [[1, 6, 1, 1]]
+    far = Tokens(1e4 * torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0)), 1, 8)
+    scores, keep = DPCKNN(3).ranking(far)
+    assert keep == 3 and scores.isfinite().all() and scores.unique().numel() == 8
