@@ -1,7 +1,7 @@
 """DPC-KNN: patches are clustered around those that lie densely and far from denser ones; each cluster becomes one.
 
-The clustering of Zeng et al., "Not All Tokens Are Equal" (TCFormer), arXiv 2204.08680 (release: Apache-2.0), as a token
-reducer in Haurum et al., "Which Tokens to Use?", arXiv 2308.04657 (release: MIT). Written from a description in words.
+The clustering of Zeng et al., "Not All Tokens Are Equal" (TCFormer), arXiv 2204.08680, as a token reducer in
+Haurum et al., "Which Tokens to Use?", arXiv 2308.04657 (release: MIT). Written from a description in words.
 What differs: equal densities go by the order of patches, where the release adds noise; the order is that of logarithms,
 which do not vanish; learned pooling weights are left out. Ours: three stages, inside their blocks, and means by size.
 
@@ -120,7 +120,7 @@ class DensityPeaks(Scheduled):
     name = "dpcknn"
     label = "DPC-KNN"
     paper = "arXiv 2204.08680"
-    licence = "Apache-2.0"
+    licence = "MIT (Haurum et al.)"
     schedules = ("staged",)
     reducer = DPCKNN
 

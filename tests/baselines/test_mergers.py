@@ -11,6 +11,7 @@ import torch
 from tiny_models import DEPTH, NUM_PATCHES, place, tiny
 
 from baselines.mergers.dpcknn import DPCKNN
+from baselines.mergers.kmedoids import KMedoids
 from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
 from cropr.tokens import Attended, Tokens
@@ -18,7 +19,7 @@ from studies.models.methods import builtin, parse
 
 B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu", "pitome", "dpcknn"]
+NAMES = ["tofu", "pitome", "dpcknn", "kmedoids"]
 
 
 def tokens(seed=0, fresh=False):
@@ -206,6 +207,16 @@ def test_pitome_protects_from_half_the_depth_and_its_margin_falls():
     assert len(place("pitome", tiny("token"), NUM_PATCHES, ratio=0.5)) == DEPTH and PiToMe(0).count_after(9, 1) == 9
 
 
+def received(seen_by, b):
+    """[N] attention that each patch receives, the mean over heads and queries."""
+    found = [0.0] * (P + N)
+    for h in range(H):
+        for query in seen_by.q[b, h]:
+            shares = [math.exp(seen_by.scale * float(query @ key)) for key in seen_by.k[b, h]]
+            found = [old + share / sum(shares) / H / (P + N) for old, share in zip(found, shares, strict=True)]
+    return found[P:]
+
+
 # Clusters
 
 
@@ -239,6 +250,30 @@ def test_dpcknn(weight):
 
     mistakes = [{"weight": "one" if weight == "size" else "size"}, {"neighbours": 2}, {"apart_too": False}]
     agree(DPCKNN(6, 4, weight), reference, mistakes=[*mistakes, {"densest": False}, {"power": 6}])
+
+
+def kmedoids(state, seen_by, b, rounds=5, weight="attention", pooled=True, start=max, keep=6):
+    x, attention = state.x[b, P:], received(seen_by, b)
+    weights = {"attention": attention, "size": sizes(state, b), "one": [1.0] * N}[weight]
+    centres = sorted(range(N), key=lambda n: -attention[n] if start is max else attention[n])[:keep]
+    for _ in range(rounds):
+        into = [n if n in centres else min(centres, key=lambda c: apart(x, n, c)) for n in range(N)]
+        chosen = []
+        for centre in centres:
+            own = [n for n in range(N) if into[n] == centre]
+            chosen.append(min(own, key=lambda i: sum(weights[j] * apart(x, i, j) for j in own)))
+        centres = chosen
+    return clustered(x, centres, weights if pooled else [1.0] * N)
+
+
+@pytest.mark.parametrize("weight", ["attention", "size", "one"])
+def test_kmedoids(weight):
+    def reference(*args, **wrong):
+        return kmedoids(*args, **{"weight": weight, **wrong})
+
+    mistakes = [{"weight": other} for other in ("attention", "size", "one") if other != weight]
+    mistakes += [{"rounds": 0}, {"start": min}] + [{"pooled": False}] * (weight != "one")
+    agree(KMedoids(6, weight=weight), reference, mistakes=mistakes)
 
 
 def test_of_equal_patches_the_first_are_centres():
