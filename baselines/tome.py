@@ -12,6 +12,7 @@ D width, H heads, E = D / H.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +136,7 @@ class TokenMerging(Method):
     paper = "arXiv 2210.09461"
     licence = "CC BY-NC 4.0"
     standard = True
-    reducer = ToMe
+    reducer: ClassVar[type[Reducer] | None] = ToMe
 
     r: float | tuple[int, ...] | None = option(
         None, "pairs merged in each block (with windows: in each global one); or one number a block, written 8/0/8",

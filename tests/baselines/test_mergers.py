@@ -12,6 +12,7 @@ from tiny_models import DEPTH, NUM_PATCHES, place, tiny
 
 from baselines.mergers.dpcknn import DPCKNN
 from baselines.mergers.kmedoids import KMedoids
+from baselines.mergers.mctf import MCTF
 from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
 from cropr.tokens import Attended, Tokens
@@ -19,7 +20,7 @@ from studies.models.methods import builtin, parse
 
 B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu", "pitome", "dpcknn", "kmedoids"]
+NAMES = ["tofu", "pitome", "dpcknn", "kmedoids", "mctf"]
 
 
 def tokens(seed=0, fresh=False):
@@ -215,6 +216,52 @@ def received(seen_by, b):
             shares = [math.exp(seen_by.scale * float(query @ key)) for key in seen_by.k[b, h]]
             found = [old + share / sum(shares) / H / (P + N) for old, share in zip(found, shares, strict=True)]
     return found[P:]
+
+
+# MCTF
+
+
+def mctf(state, seen_by, b, r=5, tau=(1, 20, 40), back=True, weighted="both"):
+    x, size, metric, attention = state.x[b, P:], sizes(state, b), keys(seen_by, b)[P:], received(seen_by, b)
+
+    def criterion(values, n):
+        return (1 / values[n]) / max(1 / value for value in values)
+
+    def desire(n, m):
+        similar = (cosine(metric[n], metric[m]) + 1) / 2
+        unseen = criterion(attention, n) * criterion(attention, m)
+        return (
+            similar ** (1 / tau[0]) * unseen ** (1 / tau[1]) * (criterion(size, n) * criterion(size, m)) ** (1 / tau[2])
+        )
+
+    def best(sources, targets, count):
+        edges = [(max((desire(s, t), -t) for t in targets), s) for s in sources]
+        edges.sort(key=lambda edge: -edge[0][0])
+        return {s: -t for (_, t), s in edges[:count]}
+
+    evens, odds = range(0, N, 2), range(1, N, 2)
+    into = best(evens, odds, (r + 1) // 2 if back else r)
+    if back:
+        second = best(odds, [a for a in evens if a not in into], r // 2)
+        into = {a: second.get(to, to) for a, to in into.items()} | second
+    weight = {"both": [a * s for a, s in zip(attention, size, strict=True)], "size": size, "attention": attention}
+    return grouped(into, lambda _, members: mean([x[n] for n in members], [weight[weighted][n] for n in members]))
+
+
+@pytest.mark.parametrize("r", [5, 4])
+@pytest.mark.parametrize("tau", [(1, 20, 40), (2, 1, 3)])
+def test_mctf(r, tau):
+    def reference(*args, **wrong):
+        return mctf(*args, **{"r": r, "tau": tau, **wrong})
+
+    mistakes = [{"weighted": "size"}, {"weighted": "attention"}, {"back": False}]
+    mistakes += [{"tau": (1, 1e9, 1e9)}] * (tau[0] > 1)  # the similarity alone
+    agree(MCTF(r, *tau, head_dim=E), reference, tokens(3), mistakes=mistakes)
+
+
+def test_mctf_leaves_ten_and_the_first_block_alone():
+    assert [MCTF(4).count_after(n, 1) for n in (36, 14, 12, 10, 8)] == [32, 10, 10, 10, 8]
+    assert list(place("mctf", tiny("token"), NUM_PATCHES, r=2)) == [1, 2, 3, 4]
 
 
 # Clusters
