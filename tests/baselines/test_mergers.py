@@ -8,19 +8,21 @@ import math
 
 import pytest
 import torch
-from tiny_models import DEPTH, NUM_PATCHES, place, tiny
+from tiny_models import DEPTH, NUM_PATCHES, images, place, tiny
 
+from baselines.mergers.algm import WindowMerging
 from baselines.mergers.dpcknn import DPCKNN
 from baselines.mergers.kmedoids import KMedoids
 from baselines.mergers.mctf import MCTF
 from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
 from cropr.tokens import Attended, Tokens
-from studies.models.methods import builtin, parse
+from studies.models.methods import builtin, parse, parse_one
+from studies.models.reducers import build
 
-B, P, N, L, D, H, E, R = 3, 2, 15, 24, 8, 2, 4, 5
+B, P, N, L, D, H, E, R = 3, 2, 20, 30, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu", "pitome", "dpcknn", "kmedoids", "mctf"]
+NAMES = ["tofu", "pitome", "dpcknn", "kmedoids", "mctf", "algm"]
 
 
 def tokens(seed=0, fresh=False):
@@ -128,6 +130,17 @@ def test_they_are_methods_and_no_others_are_missing():
     assert set(NAMES) <= every and not set(NAMES) & standard
     found = [name for name, cls in builtin().items() if cls.__module__.startswith("baselines.mergers.")]
     assert sorted(found) == sorted(NAMES)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pixel_has_the_prediction_of_the_token_that_owns_its_patch(name):
+    model = build(tiny("avg"), parse_one(name, dense=True), 0.7).model.eval()
+    x = images(2)
+    after, logits = model.forward_features(x), model(x)
+    assert logits.shape == (2, 7, *x.shape[2:]) and logits.isfinite().all()
+    assert after.num_live == NUM_PATCHES  # all are back: patches that merged are equal
+    assert all(len(image.unique(dim=0)) < NUM_PATCHES for image in after.patches)
 
 
 # ToFu
@@ -262,6 +275,46 @@ def test_mctf(r, tau):
 def test_mctf_leaves_ten_and_the_first_block_alone():
     assert [MCTF(4).count_after(n, 1) for n in (36, 14, 12, 10, 8)] == [32, 10, 10, 10, 8]
     assert list(place("mctf", tiny("token"), NUM_PATCHES, r=2)) == [1, 2, 3, 4]
+
+
+# ALGM
+
+
+def algm(state, seen_by, b, num=2, columns=5, best=True, averaged=True):
+    x, metric = state.x[b, P:], keys(seen_by, b)[P:]
+
+    def likeness(window):
+        pairs = [(n, m) for n in window for m in window if n < m]
+        return sum(cosine(metric[n], metric[m]) for n, m in pairs) / len(pairs)
+
+    windows = [
+        [row * columns + column + n for n in (0, 1, columns, columns + 1)]
+        for row in range(0, N // columns - 1, 2)
+        for column in range(0, columns - 1, 2)
+    ]
+    windows.sort(key=likeness, reverse=best)
+    into = {n: first for first, *others in windows[:num] for n in others}
+    return grouped(
+        into, lambda host, members: mean([x[n] for n in members], [1.0] * len(members)) if averaged else x[host]
+    )
+
+
+def test_algm_merges_windows():
+    """Of a grid of 4 x 5, whose last column is in none."""
+    reducer, mistakes = WindowMerging(2, 4, 5), [{"best": False}, {"averaged": False}, {"columns": 4}]
+    agree(reducer, algm, tokens(fresh=True), mistakes=mistakes)
+    with pytest.raises(ValueError, match="behind another merge"):
+        reducer(tokens(), attended())
+
+
+def test_algm_shares_its_merges_out():
+    """Half in windows at first, at a third of the depth the rest; more in windows where pairs are not enough."""
+    for rate, num, pairs in ((3, 0, 3), (6, 1, 3), (16, 2, 10), (24, 4, 12), (29, 8, 5), (31, 9, 4)):
+        found = place("algm", tiny("token"), NUM_PATCHES, rate=rate)
+        assert [reducer.num for reducer in found.values() if isinstance(reducer, WindowMerging)] == [num] * (num > 0)
+        assert found[1].r == pairs and set(found) <= {0, 1}
+    with pytest.raises(ValueError, match="at most 31 of 36"):
+        place("algm", tiny("token"), NUM_PATCHES, rate=32)
 
 
 # Clusters
