@@ -12,6 +12,7 @@ from tiny_models import DEPTH, NUM_PATCHES, images, place, tiny
 
 from baselines.mergers.algm import WindowMerging
 from baselines.mergers.dpcknn import DPCKNN
+from baselines.mergers.dtem import DTEM
 from baselines.mergers.kmedoids import KMedoids
 from baselines.mergers.mctf import MCTF
 from baselines.mergers.pitome import PiToMe
@@ -22,7 +23,7 @@ from studies.models.reducers import build
 
 B, P, N, L, D, H, E, R = 3, 2, 20, 30, 8, 2, 4, 5
 ATOL = 1e-5  # sizes and attention that is read are float32 in the package
-NAMES = ["tofu", "pitome", "dpcknn", "kmedoids", "mctf", "algm"]
+NAMES = ["tofu", "pitome", "dpcknn", "kmedoids", "mctf", "algm", "dtem"]
 
 
 def tokens(seed=0, fresh=False):
@@ -384,3 +385,111 @@ def test_of_equal_patches_the_first_are_centres():
     far = Tokens(1e4 * torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0)), 1, 8)
     scores, keep = DPCKNN(3).ranking(far)
     assert keep == 3 and scores.isfinite().all() and scores.unique().numel() == 8
+
+
+# DTEM
+
+
+def embedder(**options):
+    torch.manual_seed(4)
+    return DTEM(R, D, 4, **options).double()
+
+
+def embedded(reducer, seen_by, b):
+    """[T, W]"""
+    weight = reducer.embedding.weight.detach()
+    return torch.stack([torch.stack([row @ token for row in weight]) for token in seen_by.normed[b]])
+
+
+def test_dtem_merges_by_its_embedding():
+    reducer = embedder().eval()
+
+    def reference(state, seen_by, b, by="embedding", weighted=True):
+        metric = {"embedding": embedded(reducer, seen_by, b), "keys": keys(seen_by, b), "normed": seen_by.normed[b]}
+        x, size = state.x[b, P:], sizes(state, b) if weighted else [1.0] * N
+        return grouped(
+            bipartite(metric[by], R), lambda _, members: mean([x[n] for n in members], [size[n] for n in members])
+        )
+
+    agree(reducer, reference, mistakes=[{"by": "keys"}, {"by": "normed"}, {"weighted": False}])
+
+
+def soft(state, metric, b, live, edges=3, tau=(0.1, 0.3), again=False, heaviest=True, moves=True):
+    """Features [N, D] and masses [N] of the patches of image b behind the soft merge."""
+    x, mass = [*state.x[b, P:]], sizes(state, b)
+    order = sorted(range(N), key=lambda n: -mass[n] if heaviest else mass[n])[:live]
+    a, b = sorted(order)[::2], sorted(order)[1::2]  # the prefix is even
+    logit = {}
+    for n in a:
+        near = sorted(b, key=lambda m: -cosine(metric[P + n], metric[P + m]))[:edges]
+        logit |= {(n, m): cosine(metric[P + n], metric[P + m]) / tau[0] for m in near}
+    chosen = dict.fromkeys(logit, 0.0)
+    for _ in range(R):
+        total = sum(math.exp(value / tau[1]) for value in logit.values())
+        share = {edge: math.exp(value / tau[1]) / total for edge, value in logit.items()}
+        chosen = {edge: old + share[edge] for edge, old in chosen.items()}
+        for n, m in logit if not again else ():
+            left = 1 - sum(part for (source, _), part in share.items() if source == n)
+            logit[n, m] += math.log(max(left, 1e-6))
+    rows = {n: sum(part for (source, _), part in chosen.items() if source == n) for n in a}
+    chosen = {(n, m): part / max(1.0, rows[n]) for (n, m), part in chosen.items()}
+    after, masses = list(x), list(mass)
+    for m in b:
+        parts = [(mass[m], x[m]), *((part * mass[n], x[n]) for (n, to), part in chosen.items() if to == m)]
+        masses[m] = sum(weight for weight, _ in parts)
+        after[m] = sum(weight * vector for weight, vector in parts) / masses[m] if moves else x[m]
+    for n in a:
+        masses[n] = max(1e-6, mass[n] * (1 - sum(part for (source, _), part in chosen.items() if source == n)))
+    return torch.stack(after), masses
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("live", [N, 14])
+def test_dtem_moves_mass_in_training(live):
+    state, seen_by = tokens(), attended()
+    reducer = embedder(num_live=live, edges=3, tau_choice=0.3).train()
+    after = reducer(state, seen_by)
+    assert after.x.shape == state.x.shape and after.x[:, :P].equal(state.x[:, :P]) and after.proportional
+    torch.testing.assert_close(after.size.sum(1), state.size.sum(1).double(), atol=1e-4, rtol=0)  # none is lost
+
+    def gap(**wrong):
+        worst = 0.0
+        for b in range(B):
+            x, mass = soft(state, embedded(reducer, seen_by, b), b, live, **wrong)
+            worst = max(worst, float((after.x[b, P:] - x).abs().max()))
+            worst = max(worst, float((after.size[b, P:] - torch.tensor(mass, dtype=torch.float64)).abs().max()))
+        return worst
+
+    assert gap() < ATOL
+    mistakes = [{"edges": 20}, {"tau": (0.1, 0.1)}, {"again": True}, {"moves": False}]
+    for wrong in [*mistakes, {"heaviest": False}] if live < N else mistakes:
+        assert gap(**wrong) > 100 * ATOL, wrong
+
+
+def test_dtem_at_no_temperature_is_the_hard_merge():
+    state, seen_by = tokens(), attended()
+    reducer = embedder(edges=20, tau_similarity=1.0, tau_choice=1e-4)
+    hard, moved = reducer.eval()(state, seen_by), reducer.train()(state, seen_by)
+    heaviest = moved.size[:, P:].argsort(dim=1, descending=True)[:, : hard.num_live].sort(dim=1).values
+    for b in range(B):
+        right = live(hard, b)
+        for n in heaviest[b].tolist():
+            x, size, _ = right[state.index[b, n].item()]
+            torch.testing.assert_close(moved.x[b, P + n], x, atol=ATOL, rtol=0)
+            assert moved.size[b, P + n].item() == pytest.approx(size, abs=1e-4)
+
+
+def test_dtem_learns_its_embedding_alone_through_the_merge():
+    state, seen_by = tokens(), attended()
+    seen_by.normed.requires_grad_()
+    reducer = embedder(edges=3).train()
+    after = reducer(reducer(state, seen_by), seen_by)  # the second time from masses close to none
+    (after.x.square().sum() + after.attn_bias().sum()).backward()
+    assert reducer.embedding.weight.grad.isfinite().all() and reducer.embedding.weight.grad.abs().min() > 0
+    assert seen_by.normed.grad is None
+
+
+def test_dtem_counts_on_in_training_and_leaves_the_last_block_alone():
+    found = place("dtem", tiny("token"), NUM_PATCHES, r=4)
+    assert {block: reducer.num_live for block, reducer in found.items()} == {0: 36, 1: 32, 2: 28, 3: 24}
+    assert found[0].width == 64 and builtin()["dtem"](width=8).own(7)[1] == {"freeze_backbone_epochs": 7}
