@@ -94,14 +94,15 @@ class DTEM(ToMe):
         best, partner = similarity.topk(min(self.edges, b.shape[1]), dim=2)
         share = soft_choice(best, live - self.count_after(live, prefix), self.tau_choice)  # [B, |a|, K]
         mass_a, mass_b = mass.gather(1, a), mass.gather(1, b)
-        given = torch.zeros_like(similarity).scatter(2, partner, share * mass_a.unsqueeze(2))  # [B, |a|, |b|]
+        moved = share * mass_a.unsqueeze(2)
+        given = moved.new_zeros(similarity.shape).scatter(2, partner, moved)  # [B, |a|, |b|]
         total = mass_b + given.sum(dim=1)
         weight, own = (given / total.unsqueeze(1)).to(tokens.x.dtype), (mass_b / total).to(tokens.x.dtype)
         x = own.unsqueeze(2) * take(tokens.x, b) + weight.transpose(1, 2) @ take(tokens.x, a)
         left = (mass_a * (1 - share.sum(dim=2))).clamp(min=LEAST)
         return replace(
             tokens,
-            x=tokens.x.scatter(1, b.unsqueeze(2).expand_as(x), x),
+            x=tokens.x.scatter(1, b.unsqueeze(2).expand_as(x), x.to(tokens.x.dtype)),
             size=mass.to(total.dtype).scatter(1, b, total).scatter(1, a, left),
             proportional=True,
         )

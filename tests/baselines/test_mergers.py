@@ -144,6 +144,17 @@ def test_every_pixel_has_the_prediction_of_the_token_that_owns_its_patch(name):
     assert all(len(image.unique(dim=0)) < NUM_PATCHES for image in after.patches)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_in_mixed_precision_they_train_and_predict(name):
+    model = build(tiny("token"), parse_one(name), 0.6).model
+    for training in (False, True):
+        model.train(training)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(images(2)).float().square().mean()
+        loss.backward()
+        assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 # ToFu
 
 
