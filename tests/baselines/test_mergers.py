@@ -144,6 +144,30 @@ def test_every_pixel_has_the_prediction_of_the_token_that_owns_its_patch(name):
     assert all(len(image.unique(dim=0)) < NUM_PATCHES for image in after.patches)
 
 
+REDUCERS = [
+    lambda most: ToFu(most), lambda most: PiToMe(most), lambda most: PiToMe(most, protect=True),
+    lambda most: DPCKNN(most), lambda most: KMedoids(most), lambda most: MCTF(most), lambda most: DTEM(most, D, 4),
+]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", REDUCERS)
+def test_any_number_of_patches_has_owners_and_the_count_that_was_said(make):
+    rng = torch.Generator().manual_seed(5)
+    for prefix in (0, 1, 2, 3, 5):
+        for n in (1, 2, 3, 4, 7, 11, 12, 13):
+            q, k = torch.randn(2, 2, H, prefix + n, E, generator=rng)
+            x, normed = torch.randn(2, 2, prefix + n, D, generator=rng)
+            state = Tokens(x, prefix, n, owner=torch.arange(n).expand(2, -1))
+            for most in (1, 2, 5, 20):
+                reducer = make(most).eval()
+                after = reducer(state, Attended(q, k, 0.5, prefix, normed=normed))
+                assert after.num_live == reducer.count_after(n, prefix) and after.x[:, :prefix].equal(x[:, :prefix])
+                assert (after is state) == reducer.idle(n, prefix)
+                held = torch.nn.functional.one_hot(after.owner, after.num_live).sum(1)
+                assert held.min() >= 1 and (after.size is None or after.size[:, prefix:].equal(held.float()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_in_mixed_precision_they_train_and_predict(name):
     model = build(tiny("token"), parse_one(name), 0.6).model
@@ -477,17 +501,21 @@ def test_dtem_moves_mass_in_training(live):
         assert gap(**wrong) > 100 * ATOL, wrong
 
 
-def test_dtem_at_no_temperature_is_the_hard_merge():
-    state, seen_by = tokens(), attended()
-    reducer = embedder(edges=20, tau_similarity=1.0, tau_choice=1e-4)
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", [0, 1, 2, 3])
+def test_dtem_at_no_temperature_is_the_hard_merge(prefix):
+    rng = torch.Generator().manual_seed(6)
+    x, normed = torch.randn(2, B, prefix + N, D, generator=rng, dtype=torch.float64)
+    state, seen_by = Tokens(x, prefix, N), Attended(x, x, 1.0, prefix, normed=normed)
+    reducer = embedder(edges=N, tau_similarity=1.0, tau_choice=1e-7)
     hard, moved = reducer.eval()(state, seen_by), reducer.train()(state, seen_by)
-    heaviest = moved.size[:, P:].argsort(dim=1, descending=True)[:, : hard.num_live].sort(dim=1).values
     for b in range(B):
-        right = live(hard, b)
-        for n in heaviest[b].tolist():
-            x, size, _ = right[state.index[b, n].item()]
-            torch.testing.assert_close(moved.x[b, P + n], x, atol=ATOL, rtol=0)
-            assert moved.size[b, P + n].item() == pytest.approx(size, abs=1e-4)
+        left = moved.size[b, prefix:] > 0.5
+        order = hard.index[b].argsort()
+        assert left.nonzero()[:, 0].tolist() == hard.index[b, order].tolist()
+        torch.testing.assert_close(moved.patches[b, left], hard.patches[b, order], atol=ATOL, rtol=0)
+        right = hard.size[b, prefix:][order].double()
+        torch.testing.assert_close(moved.size[b, prefix:][left].double(), right, atol=1e-4, rtol=0)
 
 
 def test_dtem_learns_its_embedding_alone_through_the_merge():
