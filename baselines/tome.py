@@ -11,29 +11,22 @@ D width, H heads, E = D / H.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cropr.merging import Matching, mean, merged
 from cropr.method import Method
 from cropr.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
-from cropr.tokens import Attended, Tokens, take
+from cropr.tokens import Attended, Tokens
 from cropr.windows import global_blocks
 
-__all__ = ["Matching", "ToMe", "TokenMerging", "bipartite_matching", "destinations", "merge", "merges_per_block"]
-
-
-class Matching(NamedTuple):
-    """Which tokens become one, by their places in the sequence before the merge (`stay`, `leave`) and behind it."""
-
-    stay: Tensor  # [B, T - r] tokens that remain, in their new order: prefix, A (by position if P > 0), all of B
-    leave: Tensor  # [B, r] tokens of A that are merged
-    into: Tensor  # [B, r] places in `stay` of the tokens that take them
+__all__ = ["ToMe", "TokenMerging", "bipartite_matching", "merges_per_block"]
 
 
 @torch.no_grad()
@@ -73,21 +66,6 @@ def clamp(r: int, num_tokens: int, num_prefix: int) -> int:
     return min(r, (num_tokens - num_prefix) // 2)
 
 
-def merge(x: Tensor, match: Matching) -> Tensor:
-    """Sums over merged tokens: `x` [B, T, ...] -> [B, T - r, ...]."""
-    into = match.into.reshape(*match.into.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
-    return take(x, match.stay).scatter_add_(1, into, take(x, match.leave))
-
-
-def destinations(match: Matching, num_patches: int) -> Tensor:
-    """[B, N] the live patch that each of `num_patches` patches is, or is part of, after the merge."""
-    num_tokens = match.stay.shape[1] + match.leave.shape[1]
-    place = torch.arange(match.stay.shape[1], device=match.stay.device).expand_as(match.stay)
-    to = place.new_empty(len(place), num_tokens).scatter(1, match.stay, place).scatter(1, match.leave, match.into)
-    num_prefix = num_tokens - num_patches
-    return to[:, num_prefix:] - num_prefix
-
-
 class ToMe(Reducer):
     """Merges `r` pairs of tokens between attention and MLP, by the similarity of their keys.
 
@@ -122,20 +100,22 @@ class ToMe(Reducer):
         if r == 0:
             return None
         assert attended is not None
-        return best_edges(attended.k.mean(dim=1), tokens.num_prefix)[0], r
+        return best_edges(self.metric(attended), tokens.num_prefix)[0], r
+
+    def metric(self, attended: Attended) -> Tensor:
+        """[B, T, E] whose directions are compared."""
+        return attended.k.mean(dim=1)
+
+    def combine(self, x: Tensor, size: Tensor, total: Tensor, match: Matching) -> Tensor:
+        """The features of merged tokens, see `mean`."""
+        return mean(x, size, total, match)
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
         if clamp(self.r, tokens.x.shape[1], tokens.num_prefix) == 0:
             return tokens
         assert attended is not None
-        match = bipartite_matching(attended.k.mean(dim=1), self.r, tokens.num_prefix)
-        size = tokens.size if tokens.size is not None else torch.ones_like(tokens.x[..., 0], dtype=torch.float32)
-        merged = merge(size, match)  # float32: bfloat16 cannot count beyond 256
-        x = merge(tokens.x * size.to(tokens.x.dtype).unsqueeze(-1), match) / merged.to(tokens.x.dtype).unsqueeze(-1)
-        owner = None if tokens.owner is None else destinations(match, tokens.num_live).gather(1, tokens.owner)
-        prefix = tokens.num_prefix
-        index = tokens.positions().gather(1, match.stay[:, prefix:] - prefix)  # a merged token keeps that of B
-        return replace(tokens, x=x, size=merged, proportional=self.proportional, index=index, owner=owner)
+        match = bipartite_matching(self.metric(attended), self.r, tokens.num_prefix)
+        return merged(tokens, match, self.proportional, self.combine)
 
 
 def merges_per_block(r: float | tuple[float, float] | list[int], depth: int) -> list[int]:
@@ -156,7 +136,7 @@ class TokenMerging(Method):
     paper = "arXiv 2210.09461"
     licence = "CC BY-NC 4.0"
     standard = True
-    reducer = ToMe
+    reducer: ClassVar[type[Reducer] | None] = ToMe
 
     r: float | tuple[int, ...] | None = option(
         None, "pairs merged in each block (with windows: in each global one); or one number a block, written 8/0/8",
@@ -172,7 +152,7 @@ class TokenMerging(Method):
         if self.inflect is not None and isinstance(self.r, tuple):
             raise ValueError(f"{self.name}: inflect bends a single r, and r={'/'.join(map(str, self.r))} is a list")
 
-    def place(self, vit: nn.Module, num_patches: int) -> dict[int, ToMe]:
+    def place(self, vit: nn.Module, num_patches: int) -> dict[int, Reducer]:
         """A merge in every block that has one; with windows, in the global ones."""
         if self.r is None:
             raise ValueError(f"{self.name} needs a budget, or r")
@@ -180,11 +160,17 @@ class TokenMerging(Method):
             blocks = tuple(range(len(vit.blocks)))
             rates = merges_per_block(list(self.r), len(blocks))
         else:
-            blocks = global_blocks(vit)
+            blocks = self.blocks(vit)
             rates = merges_per_block(self.r if self.inflect is None else (self.r, self.inflect), len(blocks))
-        return {
-            i: ToMe(n, self.proportional, vit.blocks[i].attn.head_dim) for i, n in zip(blocks, rates, strict=True) if n
-        }
+        return {i: self.make(vit, i, n) for i, n in zip(blocks, rates, strict=True) if n}
+
+    def blocks(self, vit: nn.Module) -> tuple[int, ...]:
+        """In which a single r merges."""
+        return global_blocks(vit)
+
+    def make(self, vit: nn.Module, block: int, r: int) -> Reducer:
+        """The reducer at `block`."""
+        return ToMe(r, self.proportional, vit.blocks[block].attn.head_dim)
 
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """A constant r, up to one that merges all it can in the first block."""

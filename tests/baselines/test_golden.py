@@ -26,8 +26,9 @@ from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective, distillation_loss, ratio_loss, token_loss
 from baselines.evit import EViT, EViTObjective, keep_rate_at
-from baselines.tome import bipartite_matching, destinations, merge, merges_per_block
+from baselines.tome import bipartite_matching, merges_per_block
 from cropr.masking import policy_softmax
+from cropr.merging import destinations, merge
 from cropr.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import kept, staged

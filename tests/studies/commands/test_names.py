@@ -67,7 +67,7 @@ def test_what_is_listed_is_what_is_declared(name):
         assert listed["shown"] == option.shown
         assert listed["sets_cost"] == option.sets_cost
     assert entry["needs"] == (["a class token"] if name in ("evit", "classattn") else [])
-    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit", "inverted"))
+    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit", "dtem", "inverted"))
 
 
 def test_lists_are_one_json_document_or_lines():

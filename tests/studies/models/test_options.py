@@ -11,6 +11,7 @@ EVERY = [
     (name, option, dense) for name, cls in builtin().items() for option in cls.options() for dense in (False, True)
 ]
 DROPPERS = tuple(name for name, cls in builtin().items() if "rest" in cls.options())
+SCHEDULED = tuple(name for name, cls in builtin().items() if "schedule" in cls.options())
 TEXT = tuple((name, "like") for name, cls in builtin().items() if "like" in cls.options())  # names another method
 
 
@@ -50,7 +51,7 @@ REFUSED = (
     {(name, "rest", rest, False) for name in DROPPERS for rest in ("concat", "mask", "nearest", "logits")}
     | {(name, "rest", "fuse", True) for name in DROPPERS}
     | {("dynamicvit", "rest", "fuse", False)}
-    | {(name, "schedule", "explicit", dense) for name in DROPPERS for dense in (False, True)}
+    | {(name, "schedule", "explicit", dense) for name in SCHEDULED for dense in (False, True)}
     | {(name, "curriculum", "true", False) for name in DROPPERS}
     | {(name, "aux", aux, False) for name in DROPPERS for aux in ("dense", "presence", "grid")}
 )
