@@ -9,16 +9,38 @@ import pytest
 import torch
 from tiny_models import images, tiny
 
+from baselines.pruners.adaptive_sampling import SampledScore, sample
 from baselines.pruners.representation_shift import ShiftScore
 from cropr.reducer import observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
 
 KEEP = 20
+BATCH, PREFIX, PATCHES, HEADS, HEAD = 3, 2, 36, 4, 8
 
 
 def best_first(scores):
     return sorted(range(len(scores)), key=lambda n: -scores[n])
+
+
+def state(seed=0):
+    """Tokens [B, P + N, H E] of float64 and what their block's attention saw, sharp enough to differ."""
+    drawn = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, BATCH, HEADS, PREFIX + PATCHES, HEAD, generator=drawn, dtype=torch.float64)
+    x = torch.randn(BATCH, PREFIX + PATCHES, HEADS * HEAD, generator=drawn, dtype=torch.float64)
+    v = v * (0.5 + torch.rand(BATCH, HEADS, PREFIX + PATCHES, 1, generator=drawn, dtype=torch.float64))
+    return Tokens(x, PREFIX, PATCHES), Attended(q, k, 0.5, PREFIX, v=v)
+
+
+def attention_row(attended, i, head, query):
+    """[T] the softmax of one query of image i."""
+    logits = [0.5 * float(attended.q[i, head, query] @ key) for key in attended.k[i, head]]
+    total = sum(math.exp(logit) for logit in logits)
+    return [math.exp(logit) / total for logit in logits]
+
+
+def length(*vectors):
+    return math.sqrt(sum(float(value) ** 2 for vector in vectors for value in vector))
 
 
 # Representation shift
@@ -33,7 +55,7 @@ def shifts(vit, block, image, what):
     middle = x + block.attn(block.norm1(x))
     added = block.mlp(block.norm2(middle))
     vector = {"branch": added, "difference": added - middle, "output": middle + added, "input": middle}[what][0]
-    return [math.sqrt(sum(float(v) ** 2 for v in token)) for token in vector]
+    return [length(token) for token in vector]
 
 
 @torch.no_grad()
@@ -58,3 +80,77 @@ def test_shifts_that_are_nearly_equal_have_an_order_in_bfloat16():
     x = torch.randn(1, 1 + 36, 768, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = ShiftScore(KEEP).score(Tokens(x, 1, 36), Attended(x, x, 1.0, 1, mlp=x))
     assert len(set(found[0].tolist())) == 36 > len(set(found[0].bfloat16().tolist()))
+
+
+# Adaptive token sampling, with a fixed number
+
+
+def significances(attended, i, wrong=""):
+    """[N] of image i, with a mistake."""
+    heads = range(HEADS)
+    rows = [attention_row(attended, i, head, 1 if wrong == "second prefix token" else 0) for head in heads]
+    found = []
+    for t in range(PREFIX + PATCHES):
+        norms = [length(attended.v[i, head, t]) for head in heads]
+        whole = length(*(attended.v[i, head, t] for head in heads))
+        if wrong == "no values":
+            found.append(sum(row[t] for row in rows))
+        elif wrong == "values of each head":
+            found.append(sum(row[t] * norm for row, norm in zip(rows, norms, strict=True)))
+        else:
+            found.append(sum(row[t] for row in rows) * whole)
+    found = found if wrong == "prefix takes a share" else found[PREFIX:]
+    return [value / sum(found) for value in found][-PATCHES:]
+
+
+def sampled(share, num, wrong=""):
+    """The set of places in `share` that are taken, one sample after the other."""
+    order = sorted(range(len(share)), key=lambda n: share[n], reverse=wrong == "descending")
+    cumulative = [sum(share[n] for n in order[: m + 1]) for m in range(len(order))]
+    first = 0.0 if wrong == "from 0" else next(c for c in cumulative if c > 0)
+    taken = set()
+    for s in range(num):
+        point = first + (cumulative[-1] - first) * s / (num - 1) if num > 1 else cumulative[-1]
+        at = min(range(len(order)), key=lambda m: abs(cumulative[m] - point))
+        free = [m for m in range(len(order)) if m not in taken]
+        taken.add(next((m for m in free if m >= at), free[-1]))
+    return {order[m] for m in taken}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [1, 7, KEEP, PATCHES - 1])
+def test_adaptive_sampling(keep):
+    tokens, attended = state()
+    out, wholly = SampledScore(keep)(tokens, attended), SampledScore(keep, rest="fuse")(tokens, attended)
+    assert keep == 1 or len({frozenset(row) for row in out.index.tolist()}) == BATCH
+    for i in range(BATCH):
+        share = significances(attended, i)
+        right = sorted(sampled(share, keep), key=lambda n: -share[n])
+        assert out.index[i].tolist() == right
+        assert out.x[i, PREFIX:].equal(tokens.patches[i, right]) and out.x[i, :PREFIX].equal(tokens.x[i, :PREFIX])
+        fused = sum(share[n] * tokens.patches[i, n] for n in range(PATCHES) if n not in right)
+        torch.testing.assert_close(wholly.x[i, -1], fused, atol=1e-6, rtol=1e-5)
+        if keep == KEEP:
+            for wrong in ("no values", "values of each head", "second prefix token"):
+                assert sampled(significances(attended, i, wrong), keep) != set(right)
+            assert sampled(share, keep, "descending") != set(right) != set(best_first(share)[:keep])
+
+
+@torch.no_grad()
+def test_significance_is_a_share_of_the_patches():
+    tokens, attended = state()
+    found = SampledScore(KEEP).significance(tokens, attended)
+    for i in range(BATCH):
+        assert found[i].tolist() == pytest.approx(significances(attended, i), rel=1e-5)
+        for wrong in ("no values", "values of each head", "prefix takes a share"):
+            assert found[i].tolist() != pytest.approx(significances(attended, i, wrong), rel=1e-3)
+
+
+@pytest.mark.parametrize("num", [1, 2, 9, 17, 18])
+def test_samples_are_different_places_whatever_the_distribution(num):
+    drawn = torch.rand(50, 18, generator=torch.Generator().manual_seed(1)) ** 8
+    flat, peak, nothing = torch.ones(18), torch.eye(18)[-1], torch.zeros(18)
+    share = torch.cat([drawn, flat[None], peak[None]]).sort(1).values
+    found = sample(torch.cat([share / share.sum(1, keepdim=True), nothing[None]]), num)
+    assert found.diff(dim=1).ge(1).all() and found.min() >= 0 and found.max() <= 17
+    assert 17 in found[-2] and (num in (1, 18) or len(set(map(tuple, found.tolist()))) > 1)
