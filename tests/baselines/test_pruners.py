@@ -4,6 +4,7 @@ Letters: B images, P prefix tokens, N patches, T = P + N, D width, H heads, E he
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny_models import images, tiny
 
 from baselines.pruners.adaptive_sampling import SampledScore, sample
 from baselines.pruners.representation_shift import ShiftScore
+from baselines.pruners.zero_tprune import AttentionRank
 from cropr.reducer import observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
@@ -154,3 +156,77 @@ def test_samples_are_different_places_whatever_the_distribution(num):
     found = sample(torch.cat([share / share.sum(1, keepdim=True), nothing[None]]), num)
     assert found.diff(dim=1).ge(1).all() and found.min() >= 0 and found.max() <= 17
     assert 17 in found[-2] and (num in (1, 18) or len(set(map(tuple, found.tolist()))) > 1)
+
+
+# Zero-TPrune
+
+
+def ranks(graph, rounds, left, wrong=""):
+    """[T] scores of all tokens but 0 for those that left, of one image, with a mistake. graph: [H][T][T]."""
+    patches, heads, variances = sorted(left - set(range(PREFIX))), [], []
+    for rows in graph:
+        scores = [1.0] * len(rows)
+        scores[0] = 1.0 if wrong == "class token like others" else math.sqrt(PATCHES)
+        voters = range(len(rows)) if wrong == "all vote" else sorted(left)
+        for _ in range(rounds):
+            scores = [
+                sum(scores[i] * (rows[t][i] if wrong == "rows" else rows[i][t]) for i in voters) if t in left else 0.0
+                for t in range(len(rows))
+            ]
+            scores = scores if wrong == "all vote" else [s / sum(scores) for s in scores]
+        mean = sum(scores[t] for t in patches) / len(patches)
+        heads.append([s / mean for s in scores])
+        variances.append(sum((heads[-1][t] - 1) ** 2 for t in patches) / len(patches))
+    within = [0.01 <= variance <= 0.7 for variance in variances]
+    chosen = [h for h, good in zip(heads, within, strict=True) if good or not any(within) or wrong == "all heads"]
+    if wrong == "mean":
+        return [sum(h[t] for h in chosen) / len(chosen) for t in range(len(chosen[0]))], within
+    return [math.sqrt(sum(h[t] ** 2 for h in chosen) / len(chosen)) for t in range(len(chosen[0]))], within
+
+
+def zero_tprune(attended, i, keep, rounds, num_similar, wrong=""):
+    """Places of the patches of image i that stay, best first, and their scores; which heads counted."""
+    graph = [[attention_row(attended, i, h, t) for t in range(PREFIX + PATCHES)] for h in range(HEADS)]
+    everything = set(range(PREFIX + PATCHES))
+    once, _ = ranks(graph, 1, everything, wrong)
+    order = best_first(once[PREFIX:])
+    upper, lower = order[: PATCHES // 2], order[PATCHES // 2 :]
+    upper, lower = (lower, upper) if wrong == "important ones leave" else (upper, lower)
+    keys = [sum(attended.k[i, h, PREFIX + n] for h in range(HEADS)) / HEADS for n in range(PATCHES)]
+    like = {a: max(float(keys[a] @ keys[b]) / length(keys[a]) / length(keys[b]) for b in upper) for a in lower}
+    gone = sorted(lower, key=lambda a: like[a], reverse=wrong != "least similar")[:num_similar]
+    scores, within = ranks(graph, rounds, everything - {PREFIX + n for n in gone}, wrong)
+    scores = {n: scores[PREFIX + n] for n in range(PATCHES) if n not in gone}
+    return sorted(scores, key=lambda n: -scores[n])[:keep], scores, within
+
+
+MISTAKES = ("rows", "class token like others", "all vote", "all heads", "mean", "important ones leave", "least similar")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rounds", "similar"), [(1, 0.5), (3, 0.5), (3, 0.0), (2, 1.0)])
+def test_zero_tprune(rounds, similar):
+    tokens, attended = state(seed=3)
+    attended = replace(attended, q=attended.q * torch.tensor([0.4, 0.8, 1.2, 2.0])[:, None, None])  # heads that differ
+    reducer = AttentionRank(KEEP, rounds=rounds, similar=similar, num_heads=HEADS, head_dim=HEAD)
+    num = int(similar * (PATCHES - KEEP))
+    out, found, seen = reducer(tokens, attended), reducer.score(tokens, attended), []
+    for i in range(BATCH):
+        right, scores, within = zero_tprune(attended, i, KEEP, rounds, num)
+        assert out.index[i].tolist() == right and out.x[i, PREFIX:].equal(tokens.patches[i, right])
+        assert {n for n in range(PATCHES) if found[i, n] < 0} == set(range(PATCHES)) - set(scores)
+        assert found[i, list(scores)].tolist() == pytest.approx(list(scores.values()), rel=1e-4)
+        seen += within
+        if (rounds, similar) == (3, 0.5):
+            for wrong in MISTAKES:
+                _, mistaken, _ = zero_tprune(attended, i, KEEP, rounds, num, wrong)
+                assert mistaken.keys() != scores.keys() or mistaken != pytest.approx(scores, rel=1e-3), wrong
+    assert True in seen and False in seen and out.index.unique(dim=0).shape[0] == BATCH
+
+
+def test_zero_tprune_of_a_large_share_takes_half_by_similarity():
+    tokens, attended = state()
+    reducer = AttentionRank(2, similar=1.0, rounds=50, num_heads=HEADS, head_dim=HEAD)
+    found = reducer.score(tokens, attended)
+    assert (found < 0).sum(dim=1).tolist() == [PATCHES // 2] * BATCH and found.isfinite().all()
+    assert reducer(tokens, attended).num_live == 2 == reducer.count_after(PATCHES, PREFIX)
