@@ -1,13 +1,13 @@
 """Zero-TPrune: patches leave that are like a more important one, then those of the lowest PageRank in the attention.
 
 Wang et al., "Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained
-Transformers", arXiv 2305.17328 (licence of the release: unknown). Written from a description in words, which gives these
-values: the class token starts at sqrt(N), heads count whose scores have a variance in [0.01, 0.7], 30 to 50 rounds in
-early blocks, 5 to 10 in the middle, 1 in late ones. Unknown, and chosen by us: how many leave by similarity and how many
-by rank (option `similar`), the rounds within those ranges, that variances and means over heads are of scores of mean 1,
-that all heads count where none is in the range, that in the last stage only what is left votes, and three stages as
-places. What differs: scores are scaled anew in each round (the published division by N comes to 0 in float32), and models
-without a class token are taken: all tokens start alike.
+Transformers", arXiv 2305.17328 (licence of the release: unknown). Written from a description in words, which says: the
+class token starts at sqrt(N), heads count whose scores have a variance in [0.01, 0.7], 30 to 50 rounds in early blocks,
+5 to 10 in the middle, 1 in late ones. Unknown, and chosen by us: how many leave by similarity and how many by rank
+(option `similar`), the rounds within those ranges, that variances and means over heads are of scores of mean 1, that
+all heads count where none is in the range, that in the last stage only what is left votes, and three stages as places.
+What differs: scores are scaled anew in each round (the published division by N comes to 0 in float32), and models
+without a class token are taken: there all tokens start alike.
 
 The whole attention is computed once more and held within the call, [B, H, T, T] in float32. Of 64 images that is 60 MB
 for 6 heads and 197 tokens, and 3.2 GB for 12 heads and 1025 tokens. No gradient flows through it.
@@ -30,6 +30,7 @@ from cropr.tokens import Attended, Tokens, take
 
 __all__ = ["AttentionRank", "ZeroTPrune", "mean_of_heads", "most_similar", "vote"]
 
+ROUNDS = (30, 5, 1)  # early, in the middle, late
 LOWEST, HIGHEST = 0.01, 0.7  # variance of the scores of a head that counts
 
 
@@ -132,8 +133,8 @@ class ZeroTPrune(OnCroprSchedule):
     counts_scoring = True
     reducer = AttentionRank
 
-    rounds: tuple[int, ...] = option(
-        (30, 5, 1), "rounds of voting in each of as many equal parts of the depth, written 30/5/1", low=1
+    rounds: tuple[int, ...] | None = option(
+        None, "rounds of voting in each of as many equal parts of the depth", low=1, unset="30/5/1"
     )
     similar: float = option(
         0.5, "share of the patches that leave that leave by similarity, the others by rank (a value of ours)", low=0,
@@ -142,7 +143,8 @@ class ZeroTPrune(OnCroprSchedule):
 
     def make(self, vit: nn.Module, block: int, keep: int) -> Dropper:
         attn = vit.blocks[block].attn
-        rounds = self.rounds[block * len(self.rounds) // len(vit.blocks)]
+        parts = self.rounds or ROUNDS
+        rounds = parts[block * len(parts) // len(vit.blocks)]
         return AttentionRank(
             keep, self.at_reducer, rounds, self.similar, vit.cls_token is not None, attn.num_heads, attn.head_dim
         )
