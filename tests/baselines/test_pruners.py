@@ -8,14 +8,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import images, tiny
+from tiny_models import images, place, tiny
 
 from baselines.pruners.adaptive_sampling import SampledScore, sample
+from baselines.pruners.diffrate import PruneAndMerge
 from baselines.pruners.representation_shift import ShiftScore
 from baselines.pruners.zero_tprune import AttentionRank
 from cropr.reducer import observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
+from studies.models.methods import parse_one
+from studies.models.reducers import build
 
 KEEP = 20
 BATCH, PREFIX, PATCHES, HEADS, HEAD = 3, 2, 36, 4, 8
@@ -37,6 +40,8 @@ def state(seed=0):
 def attention_row(attended, i, head, query):
     """[T] the softmax of one query of image i."""
     logits = [0.5 * float(attended.q[i, head, query] @ key) for key in attended.k[i, head]]
+    if attended.bias is not None:
+        logits = [logit + float(added) for logit, added in zip(logits, attended.bias[i, 0, 0], strict=True)]
     total = sum(math.exp(logit) for logit in logits)
     return [math.exp(logit) / total for logit in logits]
 
@@ -230,3 +235,67 @@ def test_zero_tprune_of_a_large_share_takes_half_by_similarity():
     found = reducer.score(tokens, attended)
     assert (found < 0).sum(dim=1).tolist() == [PATCHES // 2] * BATCH and found.isfinite().all()
     assert reducer(tokens, attended).num_live == 2 == reducer.count_after(PATCHES, PREFIX)
+
+
+# DiffRate
+
+
+def prune_and_merge(tokens, attended, i, keep, merged, wrong=""):
+    """Places of the patches of image i that stay, best first, what they become, and their sizes."""
+    rows = [attention_row(attended, i, head, 0) for head in range(HEADS)]
+    scores = [sum(row[t] for row in rows) / HEADS for t in range(PREFIX, PREFIX + PATCHES)]
+    order = best_first([s / float(n) for s, n in zip(scores, tokens.size[i, PREFIX:], strict=True)]
+                       if wrong == "attention of each patch" else scores)  # fmt: skip
+    kept, tail = order[:keep], order[len(order) - merged :] if wrong == "last" else order[keep : keep + merged]
+    x = tokens.patches[i]
+    feature = attended.k[i, :, PREFIX:].mean(dim=0) if wrong == "keys" else x
+    size = [float(n) for n in tokens.size[i, PREFIX:]]
+    groups, held = {n: [n] for n in kept}, {n: size[n] for n in kept}
+    for a in tail:
+        like = {b: float(feature[a] @ feature[b]) / length(feature[a]) / length(feature[b]) for b in kept}
+        host = max(kept, key=lambda b: like[b])
+        groups[host].append(a)
+        held[host] += max(1.0, size[a] * (1.0 if wrong == "whole sizes" else like[host]))
+    weight = size if wrong == "weighted mean" else [1.0] * PATCHES
+    means = [sum(weight[m] * x[m] for m in groups[n]) / sum(weight[m] for m in groups[n]) for n in kept]
+    return kept, torch.stack(means), torch.tensor([held[n] for n in kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("keep", "merged"), [(12, 0), (12, 10), (12, 24), (1, 30)])
+def test_diffrate(keep, merged):
+    tokens, attended = state()
+    size = torch.randint(1, 6, (BATCH, PREFIX + PATCHES), generator=torch.Generator().manual_seed(1)).float()
+    tokens = replace(tokens, size=size, proportional=True, track=True)
+    attended = replace(attended, bias=tokens.attn_bias())
+    out = PruneAndMerge(keep, merged)(tokens, attended)
+    assert out.proportional and out.num_live == keep and out.index.unique(dim=0).shape[0] == BATCH
+    assert out.size[:, :PREFIX].equal(size[:, :PREFIX]) and out.x[:, :PREFIX].equal(tokens.x[:, :PREFIX])
+    for i in range(BATCH):
+        kept, x, held = prune_and_merge(tokens, attended, i, keep, merged)
+        assert out.index[i].tolist() == kept
+        torch.testing.assert_close(out.patches[i], x, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(out.size[i, PREFIX:], held, atol=1e-5, rtol=1e-5)
+        if merged == 10:
+            for wrong in ("last", "keys", "weighted mean", "attention of each patch"):
+                assert not torch.allclose(out.patches[i], prune_and_merge(tokens, attended, i, keep, merged, wrong)[1])
+            mistaken = prune_and_merge(tokens, attended, i, keep, merged, "whole sizes")[2]
+            assert (out.size[i, PREFIX:] - mistaken).abs().max() > 0.1
+    assert out.restore().x.shape == tokens.x.shape and out.restore().size is None
+    assert torch.cat([out.index, out.dropped[0][1]], dim=1).sort(1).values.equal(tokens.positions())
+
+
+def test_diffrate_has_the_counts_it_is_given_and_what_leaves_comes_back_where_asked():
+    made = place("diffrate", tiny("token"), PATCHES, at=(0, 1, 3), keeps=(30, 20, 12), merges=(2, 10, 0))
+    assert [(block, r.keep, r.merged) for block, r in made.items()] == [(0, 30, 2), (1, 20, 10), (3, 12, 0)]
+    shared = place("diffrate", tiny("token"), PATCHES, at=(0, 1, 3), keeps=(30, 20, 12), merged=0.3)
+    assert [r.merged for r in shared.values()] == [1, 3, 2]
+    for wrong in ((2, 10), (7, 10, 0)):
+        with pytest.raises(ValueError, match="diffrate: merges="):
+            place("diffrate", tiny("token"), PATCHES, at=(0, 1, 3), keeps=(30, 20, 12), merges=wrong)
+    for rest in ("fuse", "squeeze"):
+        with pytest.raises(ValueError, match=f"rest={rest} of diffrate"):
+            parse_one(f"diffrate:rest={rest}")
+    for rest in ("llf", "concat", "mask", "nearest", "drop", "logits"):
+        model = build(tiny("token"), parse_one(f"diffrate:rest={rest},at=0/2,keeps=20/9", dense=True)).model.eval()
+        assert model(images()).isfinite().all() and model(images()).shape[2:] == (48, 48)
