@@ -1,13 +1,13 @@
 """DiffRate: patches are sorted by class attention; the tail is pruned, and the next tail merged into what stays.
 
 Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", arXiv 2305.17997 (release:
-no licence file). Written from a description in words. Here are the reduction and counts that are given; the search that
-the paper makes for them is not here, so that the default schedule is Cropr's, and the share that merges (option
-`merged`) is a value of ours. As published: patches that merge go to the most similar one that stays, by their
-features; a group becomes its plain mean; sizes of those that merge count times their similarity and at least 1, so
-that sizes are no numbers of patches; attention is proportional. What differs: models with several prefix tokens, where
-all of them stay, and last-layer fusion, which brings back what was pruned and what was merged, as it was. Of a merged
-patch nothing else is remembered: like a pruned one it has no owner.
+no licence file). Written from a description in words. Here are the reduction and counts that are given, by default on
+Cropr's schedule with a share that merges (option `merged`) of ours; the search that the paper makes for them is in
+diffrate_search.py, apart from training. As published: patches that merge go to the most similar one that stays, by
+their features; a group becomes its plain mean; sizes of those that merge count times their similarity and at least 1,
+so that sizes are no numbers of patches; attention is proportional. What differs: models with several prefix tokens,
+where all of them stay, and last-layer fusion, which brings back what was pruned and what was merged, as it was. Of a
+merged patch nothing else is remembered: like a pruned one it has no owner.
 
 Letters: B images, P prefix tokens, N live patches, K kept ones, M merged ones, D width, H heads, E head width.
 """
