@@ -5,9 +5,9 @@ A control for schedules that are learned: it knows nothing of a method but its l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
@@ -27,13 +27,16 @@ class Step(NamedTuple):
     loss: float
 
 
-def mean_loss(batches: Iterable[Labelled], criterion: Criterion) -> Callable[[ReducedViT], float]:
+def mean_loss(batches: Sequence[Labelled], criterion: Criterion) -> Callable[[ReducedViT], float]:
     """The loss of a model on `batches`, those of a validation split, say."""
 
     @torch.no_grad()
     def loss(model: ReducedViT) -> float:
-        found = [(criterion(model(batch.images), batch.target), criterion.count(batch.target)) for batch in batches]
-        return (sum(total for total, _ in found) / sum(num for _, num in found)).item()
+        total = labelled = 0.0
+        for batch in batches:
+            total += float(criterion(model(batch.images), batch.target))
+            labelled += float(criterion.count(batch.target))
+        return total / labelled
 
     return loss
 
@@ -73,7 +76,7 @@ def at(model: ReducedViT, droppers: list[Dropper], keeps: tuple[int, ...], loss:
 def settable(reducer: torch.nn.Module) -> Dropper:
     if not isinstance(reducer, Dropper) or type(reducer).keep_of is not Dropper.keep_of:
         raise ValueError(f"{type(reducer).__name__} is not set by the number of patches that it keeps")
-    return cast(Dropper, reducer)
+    return reducer
 
 
 @contextmanager
