@@ -132,7 +132,7 @@ class Tokens:
         if nowhere < 0 or not self.track:
             raise ValueError(f"{values.shape[1]} of {self.grid} patches are known; track=True remembers dropped ones")
         x = torch.cat([self.x[:, : self.num_prefix], take(values, position.argsort(dim=1)[:, nowhere:])], dim=1)
-        return replace(self, x=x, index=None, policy=None, dropped=())
+        return replace(self, x=x, index=None, size=None, policy=None, dropped=())
 
     def fill(self, background: Tensor) -> Tokens:
         """All L patches in grid order: live ones as they are, `background` [B or 1, L, D] elsewhere."""
@@ -146,7 +146,7 @@ class Tokens:
             patches = whole.scatter(1, at, patches)
         else:
             return self
-        return replace(self, x=torch.cat([prefix, patches], dim=1), index=None, policy=None, dropped=())
+        return replace(self, x=torch.cat([prefix, patches], dim=1), index=None, size=None, policy=None, dropped=())
 
     def attn_bias(self) -> Tensor | None:
         """[B, 1, 1, T] the logarithm of each key's size, to be added to the attention logits, or None."""

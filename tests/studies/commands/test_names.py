@@ -66,8 +66,14 @@ def test_what_is_listed_is_what_is_declared(name):
             assert shown == default, (key, dense)
         assert listed["shown"] == option.shown
         assert listed["sets_cost"] == option.sets_cost
-    assert entry["needs"] == (["a class token"] if name in ("evit", "classattn") else [])
-    assert bool(entry["learns"]) == (name in ("cropr", "dynamicvit", "dtem", "inverted"))
+    assert entry["needs"] == (["a class token"] if cls.reducer is not None and cls.reducer.class_token else [])
+    assert entry["learns"] == cls.learns
+
+
+def test_what_needs_a_class_token_and_what_learns():
+    known = {name: cls for name, cls in builtin().items() if cls.standard or cls.role == "control"}
+    assert [name for name, cls in known.items() if cls.needs()] == ["evit", "classattn"]
+    assert [name for name, cls in known.items() if cls.learns] == ["cropr", "dynamicvit", "inverted"]
 
 
 def test_lists_are_one_json_document_or_lines():

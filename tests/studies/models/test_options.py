@@ -50,7 +50,8 @@ def test_the_default_is_accepted_and_not_written_again(name, key, dense):
 REFUSED = (
     {(name, "rest", rest, False) for name in DROPPERS for rest in ("concat", "mask", "nearest", "logits")}
     | {(name, "rest", "fuse", True) for name in DROPPERS}
-    | {("dynamicvit", "rest", "fuse", False)}
+    | {("dynamicvit", "rest", "fuse", False), ("diffrate", "rest", "fuse", False)}
+    | {("diffrate", "rest", "squeeze", dense) for dense in (False, True)}
     | {(name, "schedule", "explicit", dense) for name in SCHEDULED for dense in (False, True)}
     | {(name, "curriculum", "true", False) for name in DROPPERS}
     | {(name, "aux", aux, False) for name in DROPPERS for aux in ("dense", "presence", "grid")}

@@ -1,0 +1,1 @@
+"""Published methods that choose patches to leave, one a file."""
