@@ -16,7 +16,7 @@ agree: .venv/installed
 	$(BIN)/cropr-study report out/pareto docs/records/pareto --agree
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "slurm" not in item.path.parts)  # it mostly waits: first, while others compute
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if needs_gpu and not cuda_is_available():
         config.hook.pytest_deselected(items=needs_gpu)

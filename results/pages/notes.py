@@ -18,9 +18,8 @@ __all__ = ["footnotes", "missing_notes", "provenance", "title_of"]
 _ALPHA = 0.05
 _OTHER_SPEED = 1 / 3  # relative, of the dense model between two timings in one setting
 _FEW_SEEDS = (
-    "Of few seeds it is too wide where items explain how they differ, and too narrow where they do not (see the check "
-    "of seeds): if seeds are all that differs, p is below .05 in 22 % of studies of 3 seeds in which there is no "
-    "difference, in 13 % of 5, in 8 % of 10."
+    "What other seeds would give is drawn as Student's t of how these differ; of few seeds the interval is too wide "
+    "where items alone explain that."
 )
 _NOISY = 0.25  # cores that other processes keep busy
 
@@ -99,7 +98,7 @@ def missing_notes(studies: Sequence[Records]) -> list[str]:
 def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
     resamples = replicates.accuracy.shape[1]
     several = done["seeds"].max() > 1
-    drawn = "seeds and clusters of test items" if several else "clusters of test items"
+    drawn = "clusters of test items and what other seeds would add" if several else "clusters of test items"
     items = f"{_range(done['num_items'])} test items in {_range(done['clusters'])} clusters (source digit or image)"
     seeds = f"{_range(done['seeds'])} seed{'s' if several else ''}"
     what = {

@@ -108,17 +108,25 @@ def cluster_weights(
 
 
 def resample_seeds(accuracy: np.ndarray) -> np.ndarray:
-    """Mean over S drawn seeds in every resample: [S, B] -> [B]. The draws depend on S and B alone, so that variants
-    with the same seeds stay paired."""
+    """Mean over S seeds in every resample of the items, and what other seeds would have made of it: [S, B] -> [B].
+
+    To draw from so few seeds would be far too narrow. Instead each resample is moved by a draw of Student's t with
+    S - 1 degrees times the standard error of the seeds' mean, s / sqrt(S): where items explain nothing, the interval is
+    the t interval of the seeds. The weights of the seeds depend on S and B alone, so that variants with the same seeds
+    stay paired: the difference of two means is the mean of the differences."""
     num_seeds, resamples = accuracy.shape
     if num_seeds == 1:
         return accuracy[0]
-    return np.take_along_axis(accuracy, _seed_draws(num_seeds, resamples), axis=0).mean(axis=0)
+    return accuracy.mean(axis=0) + accuracy.mean(axis=1) @ _seed_weights(num_seeds, resamples)
 
 
 @functools.cache
-def _seed_draws(num_seeds: int, resamples: int) -> np.ndarray:
-    return np.random.default_rng(num_seeds).integers(num_seeds, size=(num_seeds, resamples))
+def _seed_weights(num_seeds: int, resamples: int) -> np.ndarray:
+    """[S, B], each column with a sum of zero."""
+    rng = np.random.default_rng(num_seeds)
+    normal = rng.standard_normal((num_seeds, resamples))
+    scale = np.sqrt(rng.chisquare(num_seeds - 1, resamples) * num_seeds)
+    return (normal - normal.mean(axis=0)) / scale
 
 
 def interval(
@@ -138,8 +146,8 @@ def p_value(differences: np.ndarray) -> np.ndarray:
 
 
 def smallest_p_over_seeds(num_seeds: int, resamples: int) -> float:
-    """The smallest p that `p_value` can give of differences that vary between seeds alone. One seed is not drawn at
-    random: 1. Several that agree in sign agree in every resample: the floor of `p_value`."""
+    """The smallest p that `p_value` can give of differences that vary between seeds alone. Of one seed it is not known
+    how others would differ: 1. Several that agree to the digit leave the floor of `p_value`."""
     return 1.0 if num_seeds < 2 else 2 / (resamples + 1)
 
 

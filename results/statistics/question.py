@@ -20,7 +20,7 @@ from results.records.schema import Question
 from results.statistics.analysis import Analysis
 from results.statistics.compare import POINTS, paired_runs
 from results.statistics.curves import variant_name
-from results.statistics.joint.power import Spread
+from results.statistics.joint.power import MAX_SEEDS, Spread
 
 __all__ = ["Answer", "Answered", "answer"]
 
@@ -32,7 +32,7 @@ _MISSING = {
     "dense": "no dense model with the same seeds and test items is finished",
     "random": "no random pruning at its counts is finished; cropr-study run --random-at-counts adds it",
 }
-_MAX_SEEDS, _MAX_TIMES = 100, 1000  # beyond these, more of them is no advice
+_MAX_TIMES = 1000  # as many test items: more of them is no advice
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _answer(question: Question, variant: dict[str, Any], found: Analysis) -> Ans
 def _advice(spread: Spread, gap: float, items: int) -> tuple[int | None, int | None, str]:
     """Seeds and items that would decide it, and sentences of them. `gap`: from the difference to the bound, a share."""
     seeds, clusters = spread.seeds_for(gap), spread.clusters_for(gap)
-    seeds = None if seeds is None or seeds > _MAX_SEEDS else max(seeds, spread.num_seeds + 1)
+    seeds = None if seeds is None else max(seeds, spread.num_seeds + 1)
     times = None if clusters is None else max(clusters, spread.num_clusters + 1) / spread.num_clusters
     needed = None if times is None or times > _MAX_TIMES else math.ceil(items * times)
     ways = [] if seeds is None else [f"{seeds} seeds on these items"]
@@ -141,7 +141,7 @@ def _advice(spread: Spread, gap: float, items: int) -> tuple[int | None, int | N
     if spread.num_seeds == 1:
         said += " What other seeds would give cannot be told from one."
     elif seeds is None:
-        said += f" Seeds alone cannot: with {_MAX_SEEDS} of them {_left(spread, _MAX_SEEDS, 1)} is left."
+        said += f" Seeds alone cannot: with {MAX_SEEDS} of them {_left(spread, MAX_SEEDS, 1)} is left."
     if needed is None:
         left = _left(spread, spread.num_seeds, _MAX_TIMES)
         said += f" Test items alone cannot: with {_MAX_TIMES:,} times as many {left} is left."

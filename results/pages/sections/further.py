@@ -125,9 +125,8 @@ def missed_grid(found: Analysis) -> Grid | None:
             if others is None or not np.array_equal(others[0]["item"], known[0]["item"]):
                 continue
             missed = sure & np.all([one["prediction"] != one["target"] for one in others], axis=0)
-            rows.append(
-                [row.curve, budget(row), f"{missed.sum():,} of {sure.sum():,}", ", ".join(_named(others[0], missed))]
-            )
+            named = ", ".join(_named(others[0], missed)) or NOTHING
+            rows.append([row.curve, budget(row), f"{missed.sum():,} of {sure.sum():,}", named])
     if not rows:
         return None
     said = "Right in every seed of the dense model and wrong in every seed of the variant. Read as: in its first seed."

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from results.statistics.bootstrap import CONFIDENCE
 
-__all__ = ["DETECTABLE", "POWER", "Spread", "add_size", "smallest_p"]
+__all__ = ["DETECTABLE", "MAX_SEEDS", "POWER", "Spread", "add_size", "smallest_p"]
 
 POWER = 0.8
+MAX_SEEDS = 100  # more of them is no advice
 _Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 DETECTABLE = 1 + float(norm.ppf(POWER)) / _Z  # a true difference of so many half widths is seen with POWER
 
@@ -62,19 +63,28 @@ class Spread:
         return cls(num_seeds, num_clusters, seed, one - both, both)
 
     def half_width(self, num_seeds: float, num_clusters: float) -> float:
-        """Of an interval with so many seeds and clusters; NaN with other seeds than the only one there is."""
-        seed = 0.0 if isnan(self.seed) and num_seeds == 1 else self.seed
-        items = self.items + self.both / num_seeds
-        return _Z * (seed / num_seeds + items * self.num_clusters / num_clusters) ** 0.5
+        """Of the interval of `bootstrap.resample_seeds` with so many seeds and clusters: Student's t of the seeds'
+        spread, and normal that of items, as independent. NaN with other seeds than the only one there is."""
+        if isnan(self.seed):
+            seeds = 0.0 if num_seeds == 1 else nan
+            return (seeds + _Z**2 * self.items * self.num_clusters / num_clusters) ** 0.5
+        seeds, items = self._squares(num_seeds)
+        return (seeds + items * self.num_clusters / num_clusters) ** 0.5
+
+    def _squares(self, num_seeds: float) -> tuple[float, float]:
+        """Squared half width that no number of items takes away, and the rest of it, of as many clusters as here."""
+        heavy = float(t.ppf((1 + CONFIDENCE) / 2, num_seeds - 1)) ** 2
+        return heavy * self.seed / num_seeds, _Z**2 * self.items + (heavy + _Z**2) * self.both / num_seeds
 
     def seeds_for(self, half_width: float) -> int | None:
-        """Seeds with which the interval is no wider on these items; None: no number of them."""
-        left = (half_width / _Z) ** 2 - self.items
-        return None if isnan(self.seed) or left <= 0 else ceil((self.seed + self.both) / left)
+        """Seeds with which the interval is no wider on these items; None: more than MAX_SEEDS."""
+        if isnan(self.seed):
+            return None
+        enough = (n for n in range(2, MAX_SEEDS + 1) if self.half_width(n, self.num_clusters) <= half_width)
+        return next(enough, None)
 
     def clusters_for(self, half_width: float) -> int | None:
         """Clusters with which the interval is no wider with these seeds; None: no number of them."""
-        seed = 0.0 if isnan(self.seed) else self.seed
-        left = (half_width / _Z) ** 2 - seed / self.num_seeds
-        items = self.items + self.both / self.num_seeds
+        seeds, items = (0.0, _Z**2 * self.items) if isnan(self.seed) else self._squares(self.num_seeds)
+        left = half_width**2 - seeds
         return None if left <= 0 else ceil(items * self.num_clusters / left)

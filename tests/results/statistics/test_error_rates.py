@@ -53,19 +53,22 @@ def test_items_taken_as_independent_would_miss_it(two):
     assert (np.abs(share - scipy.stats.norm.cdf(1 / 2**0.5)) <= half).mean() < 0.9
 
 
-@pytest.mark.parametrize(
-    ("num_seeds", "own_of_seeds", "rates"),
-    [(3, 0.0, (0.0, 0.05)), (3, 0.5, (0.15, 0.25)), (5, 0.5, (0.07, 0.15)), (10, 0.5, (0.04, 0.1))],
-)
-def test_what_few_seeds_do_is_what_the_report_says(num_seeds, own_of_seeds, rates):
-    """Seeds that differ no more than their items explain: never more than 5 %. Seeds that differ by far more: a
-    bootstrap of so few is too narrow, the note below the table says by how much, the check `seeds differ` where."""
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("own_of_seeds", [0.0, 0.1, 0.5])
+def test_seeds_of_any_spread_are_called_different_in_no_more_than_five_percent(num_seeds, own_of_seeds):
+    """Less often where items explain how seeds differ, which counts twice. Seeds drawn from themselves would be wrong
+    in 33 % of studies of two and 22 % of three."""
     rng = np.random.default_rng(num_seeds)
     seeds = own_of_seeds * rng.normal(size=(STUDIES, num_seeds, 1))
     clusters = rng.normal(size=(CLUSTERS, STUDIES * num_seeds)).astype(np.float32)
     accuracy = bootstrap.resample_accuracy(clusters, np.ones(CLUSTERS), 400).reshape(STUDIES, num_seeds, 400) + seeds
     wrong = (bootstrap.p_value(np.stack([bootstrap.resample_seeds(one) for one in accuracy])) < 0.05).mean()
-    assert rates[0] <= wrong <= rates[1], wrong
+    assert wrong <= 0.05 + FIVE_PERCENT, wrong
+    if own_of_seeds == 0.5:
+        assert wrong >= 0.05 - FIVE_PERCENT, wrong
+        drawn = rng.integers(num_seeds, size=(num_seeds, 400))
+        narrow = np.stack([np.take_along_axis(one, drawn, axis=0).mean(axis=0) for one in accuracy])
+        assert (bootstrap.p_value(narrow) < 0.05).mean() > 0.05 + FIVE_PERCENT
 
 
 def test_the_probability_of_the_front_is_calibrated():

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import synthetic_records
 from rich.console import Console
 
@@ -23,7 +24,7 @@ def hits(share, seed, items=ITEMS):
     return common + 0.1 * np.random.default_rng(seed).normal(size=items) < share
 
 
-def write(folder, seeds=3, items=ITEMS, **question):
+def write(folder, seeds=6, items=ITEMS, **question):
     rows = [
         ("none", None, 0.85),
         ("random", 0.5, 0.78),
@@ -67,7 +68,7 @@ def test_the_verdict_is_where_the_interval_lies(found, against, column, kind):
         (one,) = ask(found, against=against, kind=kind, margin_points=margin).answers
         assert (one.verdict, one.points, one.low, one.high) == (verdict, points, low, high)
         assert one.sentence.startswith({"yes": "Yes: ", "no": "No: "}.get(verdict, "Not decided whether "))
-        assert f"[{low:+.1f}, {high:+.1f}]".replace("-", "−") in one.sentence and "3 seeds, 1,000 items" in one.sentence
+        assert f"[{low:+.1f}, {high:+.1f}]".replace("-", "−") in one.sentence and "6 seeds, 1,000 items" in one.sentence
         assert ("would decide it" in one.sentence or "cannot" in one.sentence) == (verdict == "not decided")
 
 
@@ -142,8 +143,13 @@ def test_what_would_decide_it_comes_from_the_spread(tmp_path):
     total = gaps.mean(axis=1).var(ddof=1)  # of seeds, what items add to each included
     (one,) = ask(found, against="random", kind="above", margin_points=100 * gaps.mean() - 1.0).answers
     assert one.verdict == "not decided"
-    seeds_needed = total / ((0.01 / 1.96) ** 2 - items)
-    items_needed = 1000 * (items + both / 4) / ((0.01 / 1.96) ** 2 - max(0, total - both) / 4)
+    widths = [  # squared, of n seeds: Student's t of what seeds differ by, and 1.96 of what items do
+        scipy.stats.t.ppf(0.975, n - 1) ** 2 * total / n + 1.96**2 * (items + both / n) for n in range(2, 100)
+    ]
+    seeds_needed = 2 + int(np.argmax(np.array(widths) <= 0.01**2))
+    heavy = scipy.stats.t.ppf(0.975, 3) ** 2
+    by_items = heavy * both / 4 + 1.96**2 * (items + both / 4)
+    items_needed = 1000 * by_items / (0.01**2 - heavy * max(0, total - both) / 4)
     assert one.seeds_needed == pytest.approx(seeds_needed, abs=1.1) and one.seeds_needed > 5
     assert one.items_needed == pytest.approx(items_needed, rel=0.15) and one.items_needed > 1_100
     assert f"About {one.seeds_needed} seeds on these items or " in one.sentence

@@ -41,6 +41,7 @@ def test_a_line_for_each_run_that_ends_and_one_a_minute(tmp_path):
 def test_a_command_that_is_piped_says_what_it_does(tmp_path):
     done = study("run", "--reducers", "none,random", "--quick", *TINY, "--out", tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert [line.partition(":")[0] for line in done.stderr.splitlines()].count("runs") == 3
+    said = [line for line in done.stderr.splitlines() if line.startswith("runs: ") and "about" not in line]
+    assert len(said) == 3  # and a line each minute, on a busy machine
     assert re.search(r"^runs: 2 of 2: \S+, seed 0: top-1 [\d.]+ %, trained for \d+ s$", done.stderr, re.M), done.stderr
     assert "backbone: 3 epochs to go" in done.stderr and "speed:" in done.stderr

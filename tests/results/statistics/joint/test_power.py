@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from results.statistics import bootstrap
-from results.statistics.joint.power import DETECTABLE, Spread, smallest_p
+from results.statistics.joint.power import DETECTABLE, MAX_SEEDS, Spread, smallest_p
 
 SEED, ITEM, BOTH = 0.004, 0.05, 0.12  # standard deviations: of a seed, of a cluster, of a seed on a cluster
 
@@ -32,23 +32,31 @@ def test_the_parts_are_told_apart():
         assert np.mean(values) == pytest.approx(right, abs=4 * np.std(values) / 60**0.5 + 0.05 * right), part
 
 
-def test_the_width_at_another_size_is_that_of_studies_of_this_size():
+@pytest.mark.parametrize(("num_seeds", "num_clusters"), [(2, 200), (3, 200), (12, 200), (3, 800)])
+def test_the_width_at_another_size_is_that_of_intervals_of_studies_of_this_size(num_seeds, num_clusters):
+    """In the root mean square: a single study of so few seeds has an interval of any width."""
     spread = Spread(3, 200, SEED**2, ITEM**2 / 200, BOTH**2 / 200)
-    rng = np.random.default_rng(0)
-    for num_seeds, num_clusters in ((3, 200), (12, 200), (3, 800)):
-        means = [drawn(rng, num_seeds, num_clusters).mean() for _ in range(2_000)]
-        right = norm.ppf(0.975) * np.std(means)
-        assert spread.half_width(num_seeds, num_clusters) == pytest.approx(right, rel=0.07)  # 4 standard errors
+    rng, squares = np.random.default_rng(0), []
+    for _ in range(400):
+        values = drawn(rng, num_seeds, num_clusters)
+        resampled = bootstrap.resample_accuracy(values.T.copy(), np.ones(num_clusters), 2_000)
+        low, high = bootstrap.interval(bootstrap.resample_seeds(resampled))
+        squares.append((high - low) ** 2 / 4)
+    assert spread.half_width(num_seeds, num_clusters) == pytest.approx(np.mean(squares) ** 0.5, rel=0.15)
+    wrong = norm.ppf(0.975) * (SEED**2 / num_seeds + (ITEM**2 + BOTH**2 / num_seeds) / num_clusters) ** 0.5
+    assert num_seeds > 3 or wrong < 0.75 * np.mean(squares) ** 0.5  # as if the spread of seeds were known
 
 
 def test_the_number_of_seeds_and_clusters_is_the_smallest_that_does():
     spread = Spread(3, 200, SEED**2, ITEM**2 / 200, BOTH**2 / 200)
-    for wanted in (0.0072, 0.008, 0.009):
-        seeds, clusters = spread.seeds_for(wanted), spread.clusters_for(wanted)
-        assert spread.half_width(seeds, 200) <= wanted < spread.half_width(seeds - 1, 200)
+    for wanted in (0.0085, 0.009, 0.01):
+        seeds = spread.seeds_for(wanted)
+        assert 3 < seeds < MAX_SEEDS and spread.half_width(seeds, 200) <= wanted < spread.half_width(seeds - 1, 200)
+    for wanted in (0.013, 0.02):
+        clusters = spread.clusters_for(wanted)
         assert spread.half_width(3, clusters) <= wanted < spread.half_width(3, clusters - 1)
     assert spread.half_width(10**9, 200) > 0.0069 and spread.seeds_for(0.0069) is None
-    assert spread.half_width(3, 10**9) > 0.0045 and spread.clusters_for(0.0045) is None
+    assert spread.half_width(3, 10**9) > 0.0099 and spread.clusters_for(0.0099) is None
 
 
 def test_of_one_seed_items_are_known_and_seeds_are_not():
