@@ -33,9 +33,9 @@ STUDY = Study(
     expected="Cropr at 0.65 within 1.5 mIoU of dense over three seeds, random pruning on the same schedule below it.",
     seen=(
         "over three seeds dense 64.7, Cropr at 0.65 -1.3, EViT -1.3, DynamicViT -2.0, random pruning -2.5, ToMe -8.4: "
-        "the margin is met in the mean (by seed -2.6, -0.5, -0.7), and not decided by three seeds. On earlier scenes (half of the photographs' "
-        "contrast, half as many training digits again, commit c1f24d6) Cropr at 0.65 was -1.46 over three seeds, "
-        "random pruning -5.5."
+        "the margin is met in the mean (by seed -2.6, -0.5, -0.7), and not decided by three seeds. On earlier scenes "
+        "(half of the photographs' contrast, half as many training digits again, commit c1f24d6) Cropr at 0.65 was "
+        "-1.46 over three seeds, random pruning -5.5."
     ),
     time="9 minutes on 2 cores for one seed, and 2 for its backbone (one run).",
     values=(
