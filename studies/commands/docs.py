@@ -90,7 +90,7 @@ def _cell(reason: str | None, reasons: list[str]) -> str:
 
 
 def refusals(name: str, task: str) -> list[str | None]:
-    """Why a model reduced by the method `name`, as it is by default, cannot be exported, by format; None where it can."""
+    """Why a model reduced by the method `name`, as it is by default, cannot be exported, by format; None: it can."""
     import torch
 
     from studies.models.backbones import create_backbone
