@@ -28,8 +28,8 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 
 docs: .venv/installed
-	$(BIN)/python -c "from pathlib import Path; from studies.commands.docs import methods_page; \
-	    Path('docs/methods.md').write_text(methods_page())"
+	$(BIN)/python -c "from pathlib import Path; from studies.commands.docs import PAGES; \
+	    [Path('docs', name).write_text(page()) for name, page in PAGES.items()]"
 
 clean:
 	rm -rf .venv

@@ -294,6 +294,30 @@ def evaluate(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A run of a study, runs/ID, or a saved model: runs/ID/model.")],
+    out: Annotated[Path, typer.Option(help="The file to write; one that exists is refused.")],
+    format: Annotated[
+        str | None, typer.Option("--format", help="onnx or pt2, torch.export (default: by the suffix of --out).")
+    ] = None,
+    method: MethodOption = None,
+) -> None:
+    """Write a saved model as ONNX or as a program of torch.export, for batches of any size; it is run and compared."""
+    from studies.commands.export import export as write
+    from studies.commands.options import give_methods
+    from studies.models.export import NotExported
+
+    with usage_errors():
+        give_methods(method)
+        try:
+            path, deviation = write(model, out, format)
+        except NotExported as error:
+            typer.echo(f"error: {error}; nothing was written", err=True)
+            raise typer.Exit(FAILED) from None
+    typer.echo(f"{path}; logits within {deviation:.1g} of the model's, on random images")
+
+
+@app.command()
 def status(
     directory: DirectoryArgument,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until nothing goes on.")] = False,

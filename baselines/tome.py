@@ -39,7 +39,7 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 0) -> Matching:
     r = clamp(r, metric.shape[1], num_prefix)
     leave, stay_a = order[:, :r], order[:, r:]
     stay_a = stay_a.sort(dim=1).values[:, first_a:] if num_prefix else stay_a
-    place = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)
+    place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[0], -1)
     stay = torch.cat([place[:, :num_prefix], 2 * stay_a, place[:, 1 + 2 * first_b :: 2]], dim=1)
     into = partner.gather(1, leave) + num_prefix + stay_a.shape[1] - first_b
     return Matching(stay, 2 * leave, into)

@@ -32,7 +32,7 @@ Combine = Callable[[Tensor, Tensor, Tensor, Matching], Tensor]
 def matching(leave: Tensor, into: Tensor, num_tokens: int) -> Matching:
     """Of merges that are known by place: `leave` [B, r] become part of the tokens at `into` [B, r], which stay. The
     others keep their order."""
-    gone = leave.new_zeros(len(leave), num_tokens).scatter(1, leave, 1)
+    gone = leave.new_zeros(leave.shape[0], num_tokens).scatter(1, leave, 1)
     stay = gone.argsort(dim=1, stable=True)[:, : num_tokens - leave.shape[1]]
     return Matching(stay, leave, ((1 - gone).cumsum(dim=1) - 1).gather(1, into))
 
@@ -47,7 +47,7 @@ def destinations(match: Matching, num_patches: int) -> Tensor:
     """[B, N] the live patch that each of `num_patches` patches is, or is part of, after the merge."""
     num_tokens = match.stay.shape[1] + match.leave.shape[1]
     place = torch.arange(match.stay.shape[1], device=match.stay.device).expand_as(match.stay)
-    to = place.new_empty(len(place), num_tokens).scatter(1, match.stay, place).scatter(1, match.leave, match.into)
+    to = place.new_empty(place.shape[0], num_tokens).scatter(1, match.stay, place).scatter(1, match.leave, match.into)
     num_prefix = num_tokens - num_patches
     return to[:, num_prefix:] - num_prefix
 

@@ -142,7 +142,7 @@ class Tokens:
             patches = keep * patches + (1 - keep) * background
         elif self.index is not None:
             at = self.index.unsqueeze(-1).expand_as(patches)
-            whole = background.to(patches.dtype).expand(len(patches), -1, -1)
+            whole = background.to(patches.dtype).expand(patches.shape[0], -1, -1)
             patches = whole.scatter(1, at, patches)
         else:
             return self

@@ -277,7 +277,7 @@ class ReducedViT(nn.Module):
             return layout.back(block.attn(layout.tokens(x, prefix), **kwargs), prefix)
 
         kwargs = {"attn_mask": layout.padding_mask(x, prefix)}
-        kwargs |= {} if grid_rope is None else {"rope": layout.rope(grid_rope, len(x))}
+        kwargs |= {} if grid_rope is None else {"rope": layout.rope(grid_rope, x.shape[0])}
         return mlp_half(block, attention_half(block, x, kwargs, attend))
 
     def _run(self, part: Callable, x: Tensor) -> Any:

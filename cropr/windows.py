@@ -160,7 +160,7 @@ class Layout(NamedTuple):
             return None
         real = self.split(x.new_ones(self.rows * self.columns, 1)).squeeze(-1)  # [W, K]
         hidden = F.pad(real, (num_prefix, 0), value=1.0) == 0
-        return _mask(hidden, x)[:, None, None].repeat(len(x), 1, 1, 1)
+        return _mask(hidden, x)[:, None, None].repeat(x.shape[0], 1, 1, 1)
 
     def position_mask(self, x: Tensor, position: Tensor) -> Tensor:
         """[B, 1, T, T] what is added to the logits between all tokens `x` [B, T, D], -inf for patches of different

@@ -148,3 +148,14 @@ def test_a_checkpoint_is_timed(tmp_path):
 def test_an_image_that_patches_do_not_divide_is_refused():
     done = study("bench", "--backbone", "scenes_vit", "--img-sizes", "32,34", "--reducers", "none")
     assert done.returncode == 2 and "patches of 4 px do not divide images of 34 px" in done.stderr, done.stderr
+
+
+def test_a_missing_compiler_is_named_and_ends_the_command(tmp_path):
+    """What was compiled before lies in a cache, and would need no compiler."""
+    done = study(
+        "bench", "--backbone", "scenes_vit", "--reducers", "none", "--compile", "--rounds", 1,
+        CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1 and "out of memory" not in done.stdout + done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("error: none cannot be compiled: ") and "no C++ compiler is installed (no-such" in said
