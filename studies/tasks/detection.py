@@ -120,7 +120,7 @@ def evaluate(
     }
     for name, of_kind in scored.items():
         metrics |= {f"{name}_{key.lower()}": value for key, value in of_kind.metrics.items()}
-        arrays |= of_kind.matches.to_arrays(f"{name}_")
+        arrays |= of_kind.matches.to_arrays(f"{name}_", beside=arrays if name != "box" else None)
     single = np.array([not truth["iscrowd"] for truth in truths], bool)
     area, matched = np.array([truth["area"] for truth in truths])[single], scored["box"].found[single]
     facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, matched, areas, world)

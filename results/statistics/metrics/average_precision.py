@@ -19,6 +19,8 @@ __all__ = ["AREAS", "IOU_THRESHOLDS", "Matches", "average_precision", "average_r
 AREAS = ("all", "small", "medium", "large")  # below 32² pixels, from there to 96², above
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)  # at which precision is sampled
+BOXES = "box_"  # before the names of their arrays
+_OF_DETECTIONS = ("image", "category", "score", "truths")  # boxes and masks share them
 BLOCK_ENTRIES = 120_000  # of a block of cumulative sums: 1 MB, which stays in a processor's cache
 
 
@@ -39,10 +41,13 @@ class Matches:
     ignored: np.ndarray  # [A, T, D] bool
     truths: np.ndarray  # [A, I, C] ground truths that are not ignored
 
-    def to_arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
+    def to_arrays(self, prefix: str = "", beside: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """The arrays by name, each name after `prefix`, as np.savez takes them; those of bools as bits [D, A T / 8], of
-        which a file is a third as large."""
+        which a file is a third as large. Left out is what `beside`, the boxes of the same detections, has alike."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        if beside is not None:
+            alike = [name for name in _OF_DETECTIONS if np.array_equal(arrays[name], beside[BOXES + name])]
+            arrays = {name: array for name, array in arrays.items() if name not in alike}
         packed = {name: _packed(array) if array.dtype == bool else array for name, array in arrays.items()}
         return {prefix + name: array for name, array in packed.items()}
 
@@ -50,7 +55,11 @@ class Matches:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Matches":
         """From what `to_arrays` gave, or older records that have bools; further arrays may stand beside it. KeyError
         where one is missing, ValueError where bits are too few."""
-        own = {field.name: arrays[prefix + field.name] for field in fields(cls)}
+        names = {field.name: prefix + field.name for field in fields(cls)}
+        own = {
+            name: arrays[BOXES + name if name in _OF_DETECTIONS and full not in arrays else full]
+            for name, full in names.items()
+        }
         return cls(**{name: _unpacked(array) if array.dtype == np.uint8 else array for name, array in own.items()})
 
 

@@ -1,5 +1,7 @@
 """Average precision with image weights against pycocotools, on repeated images, and against loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -376,6 +378,22 @@ def test_arrays_survive_a_file(tmp_path):
             assert average_precision(read) == average_precision(matches)
         with pytest.raises(KeyError):
             Matches.from_arrays(arrays, "other_")
+
+
+def test_what_boxes_and_masks_have_alike_is_kept_once():
+    boxes = evaluate_coco(*data(2, "bbox", num_images=6), CLASSES, "bbox")[1]
+    masks = replace(boxes, matched=boxes.ignored)
+    arrays = boxes.to_arrays("box_")
+    beside = masks.to_arrays("mask_", beside=arrays)
+    assert set(beside) == {"mask_matched", "mask_ignored"}
+    read = Matches.from_arrays(arrays | beside, "mask_")
+    assert all(np.array_equal(getattr(read, name), values) for name, values in vars(masks).items())
+    other = replace(masks, score=masks.score / 2).to_arrays("mask_", beside=arrays)
+    assert set(other) == {"mask_score", "mask_matched", "mask_ignored"}
+    assert np.array_equal(Matches.from_arrays(arrays | other, "mask_").score, masks.score / 2)
+    for lost in beside:  # what masks have of their own is not taken from boxes
+        with pytest.raises(KeyError):
+            Matches.from_arrays(arrays | {name: array for name, array in beside.items() if name != lost}, "mask_")
 
 
 def test_the_evaluator_is_named():
