@@ -206,7 +206,7 @@ def bench(
         str | None, typer.Option(help="Image sides in pixels, such as 224,384 (default: the model's own).")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, or several: float32,bfloat16.")] = "float32",
     device: DeviceOption = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "lines", "run"]
 
 STUDY = {"study": "bench", "dataset": "no data"}
+DTYPES = ("float32", "bfloat16", "float16")
 COCO_CLASSES = 80  # of detectors, as they have no other data here
 HEADER = [
     "variant", "{}", "of linear layers", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup",
@@ -43,7 +44,7 @@ class Bench:
     batch_sizes: str
     img_sizes: str | None
     rounds: int
-    dtype: str
+    dtype: str  # one, or several
     device: str
     compiled: bool
     out: Path | None
@@ -53,15 +54,16 @@ class Bench:
 
 
 def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One speed record for each image size and batch size, with random weights. With `out` each is kept in out/speed/
-    as soon as it is there; one that is there already is read, not measured again. Raises ValueError, OSError."""
+    """One speed record for each image size, dtype and batch size, with random weights. With `out` each is kept
+    in out/speed/ as soon as it is there; one that is there already is read, not measured again. Raises ValueError,
+    OSError."""
     from cropr.windows import Windows
     from studies.measure.bench import candidates, variants_of
     from studies.models.backbones import create_backbone, describe
 
     if options.window is not None:
         options = replace(options, window=str(Windows.parse(options.window)))
-    one_of("dtype", options.dtype, ["float32", "bfloat16", "float16"])
+    dtypes = parse_dtypes(options.dtype)
     device, batches = resolve_device(options.device), parse_sizes("batch size", options.batch_sizes)
     sizes = [None] if options.img_sizes is None else parse_sizes("image size", options.img_sizes)
     one_of("task", options.task, TASKS)
@@ -89,8 +91,18 @@ def run(options: Bench, progress: Callable[[str], None]) -> list[dict[str, Any]]
     records = []
     for vit in vits:
         found = candidates(vit, variants)
-        records += [_record(options, found, device, batch, progress) for batch in batches]
+        for dtype in dtypes:
+            one = replace(options, dtype=dtype)
+            records += [_record(one, found, device, batch, progress) for batch in batches]
     return records
+
+
+def parse_dtypes(text: str) -> list[str]:
+    """float32,bfloat16 -> names of types, each once. Raises ValueError."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        one_of("dtype", name, DTYPES)
+    return list(dict.fromkeys(names))
 
 
 def _record(
@@ -101,7 +113,7 @@ def _record(
     from studies.runs.provenance import now, provenance
 
     folder = None if options.out is None else options.out / "speed" / _name(options, found, device, batch_size)
-    setting = f"{found.img_size} px, batch {batch_size}"
+    setting = f"{found.img_size} px, batch {batch_size}, {options.dtype}"
     with nullcontext() if folder is None else _claimed(folder):
         if folder is not None and (folder / "result.json").exists():
             progress(f"{setting}: read from {folder}")

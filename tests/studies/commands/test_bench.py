@@ -1,6 +1,7 @@
 """`bench`: every combination is measured, kept and reported; what its figures follow from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,17 @@ def test_detectors_are_timed_whole_and_reported(tmp_path):
     pyramid, heads = (number(1000 * cropr["detector"][f"{part}_macs_g"]) for part in ("pyramid", "heads"))
     assert f"{pyramid} / {heads} (64)" in table and number(cropr["whole"]["ratio"]["median"]) in table
     assert "fixed regions, as weights are random: 64 proposals and 10 detections of an image" in table
+
+
+def test_several_dtypes_are_a_record_each(tmp_path):
+    said = []
+    options = Bench("scenes_vit", "tome", "0.6", "1", None, 2, "float32,bfloat16,float32", "cpu", False, tmp_path)
+    records = run(options, said.append)
+    assert [(record["dtype"], len(record["variants"])) for record in records] == [("float32", 2), ("bfloat16", 2)]
+    assert len({record["id"] for record in records}) == 2 and "batch 1, bfloat16" in said[-1]
+    assert [line.split(", ")[3] for line in lines(records) if "scenes_vit" in line] == ["float32", "bfloat16"]
+    with pytest.raises(ValueError, match="unknown dtype 'bfloat'; did you mean bfloat16"):
+        run(replace(options, dtype="float32,bfloat"), said.append)
 
 
 def test_a_checkpoint_is_timed(tmp_path):
