@@ -25,6 +25,7 @@ _FILES = {  # the beginning of a name, and what such a file is
     "cost_at_loss.csv": "What each curve costs at a given loss to the dense model.",
     "answer.json": "The declared question and its answer, for other programs.",
     "details.csv": "Metrics in detail, by size of objects.",
+    "reliability.csv": "Items, mean confidence and accuracy of each bin of confidence.",
     "coverage.csv": "Objects with a live token behind each reduction.",
 }
 

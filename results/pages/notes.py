@@ -12,6 +12,7 @@ from results.records.store import Records
 from results.statistics.compare import Replicates, largest_families
 from results.statistics.curves import mixed_notes, twin_notes
 from results.statistics.joint.power import POWER
+from results.statistics.metrics.calibration import NUM_BINS
 
 __all__ = ["footnotes", "missing_notes", "provenance", "title_of"]
 
@@ -117,6 +118,11 @@ def _accuracy_notes(done: pd.DataFrame, replicates: Replicates) -> list[str]:
         "To random: minus random pruning that leaves as many tokens at every block and does the same with the rest, so "
         "that the difference is what the choice of patches is worth; corrected as a family of its own.",
     ]
+    if "ece" in done:
+        notes.append(
+            f"ECE: expected calibration error, {NUM_BINS} bins of equal width of the top softmax probability, from the "
+            "same resamples. Few items in a bin raise it, and resampling once more: compare, rather than read it alone."
+        )
     notes += _size_notes(done)
     chooses = done[done["role"].isin(["method", "control"])]
     if chooses["over_random_points"].isna().any():

@@ -24,6 +24,7 @@ from results.statistics.compare import comparable
 from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
+from results.statistics.insight.calibration import ECE, add_calibration, reliability_frame
 from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
@@ -85,6 +86,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         raise ValueError("\n".join([f"nothing to report in {', '.join(map(str, dirs))}: no run is finished", *missing]))
     found = analyse(runs)
     variants = found.variants
+    add_calibration(variants, studies)
+    reliability = reliability_frame(found)
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     title = notes.title_of(variants)
     below = notes.footnotes(runs, variants, speeds, found.replicates)
@@ -107,9 +110,9 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     details = {
         metric["name"]: detail_frame(studies, [metric, *own])
         for metric in metrics
-        if (own := [detail for detail in metrics if detail.get("of") == metric["name"]])
+        if (own := [one for one in metrics if one.get("of") == metric["name"] and one.get("statistic") != ECE])
     }
-    figures = _figures(summaries, speeds, coverage, title, published)
+    figures = _figures(summaries, speeds, coverage, reliability, title, published)
     sections = [grid for one, own in zip(analyses, summaries, strict=True)
                 for grid in further.change_grids(one, own["metric_label"].iat[0])]  # fmt: skip
     sections += [grid for metric in metrics if metric["name"] in details
@@ -133,6 +136,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     sections += grids
     if details:
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
+    if len(reliability):
+        texts["reliability.csv"] = reliability.to_csv(index=False)
     if len(coverage):
         texts["coverage.csv"] = coverage.to_csv(index=False)
     box = answer_box.markdown(asked) + health_box.markdown(health)
@@ -190,12 +195,18 @@ def _loss(asked: Sequence[Answered]) -> float:
 
 
 def _figures(
-    summaries: Sequence[pd.DataFrame], speeds: pd.DataFrame, coverage: pd.DataFrame, title: str, published: bool
+    summaries: Sequence[pd.DataFrame],
+    speeds: pd.DataFrame,
+    coverage: pd.DataFrame,
+    reliability: pd.DataFrame,
+    title: str,
+    published: bool,
 ) -> Figures:
     """Caption and files (by kind) of every figure that has something to show: of the first metric all, of the others
     those that show it, with its name in place of `accuracy`."""
     from results.figures import coverage as covered
     from results.figures import panels, plots, scaling  # matplotlib is half of the imports
+    from results.figures import reliability as calibrated
 
     scaled = scaling.draw_scaling(speeds, title)
     found = {}
@@ -210,6 +221,7 @@ def _figures(
         for panel, figure in drawn.items():
             found[panel.name.replace("accuracy", what)] = (plots.caption(panel, summary), figure)
     found["coverage"] = (covered.CAPTION, covered.draw_coverage(coverage, title))
+    found["reliability"] = (calibrated.CAPTION, calibrated.draw_reliability(reliability, title))
     found["scaling_img_size"] = (scaling.CAPTION, scaled)
     return {
         name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg", "pdf")})

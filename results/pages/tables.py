@@ -70,6 +70,11 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     chance = [*over_random, "over_random_p", "over_random_p_holm"]
     chance += ["p_front", "p_beats_dense", "p_beats_random", "detectable_points", "over_random_detectable_points"]
     chance += ["lost_percent", "won_percent"]
+    if "ece" in frame:
+        parts = ("", "_low", "_high")
+        frame = frame.assign(**{f"ece{part}_percent": 100 * frame[f"ece{part}"] for part in parts})
+        chance += [f"ece{part}_percent" for part in parts]
+        chance += [*(f"ece_difference{part}_points" for part in parts), "ece_p_holm"]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance, "min_p_seeds"]
     return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 
@@ -178,6 +183,7 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
         "P(a run beats one of dense / random)": lambda row: (
             f"{_share(row.p_beats_dense)} / {_share(row.p_beats_random)}"
         ),
+        **({"ECE, % (to dense, points)": _calibration} if "ece_percent" in summary else {}),
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
@@ -236,6 +242,14 @@ def _accuracy(row: Any, metric: str) -> str:
 
 def _difference(row: Any) -> str:
     return _points(row.difference_points, row.p_holm)
+
+
+def _calibration(row: Any) -> str:
+    if pd.isna(row.ece_percent):
+        return "not recorded" if row.status == "done" else NOTHING
+    half = "" if pd.isna(row.ece_low_percent) else f" ± {(row.ece_high_percent - row.ece_low_percent) / 2:.1f}"
+    to_dense = "" if pd.isna(row.ece_difference_points) else f" ({signed(row.ece_difference_points)})"
+    return fixed(row.ece_percent, 1) + half + to_dense
 
 
 def _points(points: float, p: float) -> str:

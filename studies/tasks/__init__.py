@@ -54,7 +54,14 @@ def _average_precision(kind: str) -> tuple[Metric, ...]:
 
 
 TASKS = {
-    "classification": TaskInfo("one class for each image", False, (Metric("top1", "top-1", statistic="mean"),)),
+    "classification": TaskInfo(
+        "one class for each image",
+        False,
+        (
+            Metric("top1", "top-1", statistic="mean"),
+            Metric("ece", "ECE", higher_is_better=False, statistic="ece", of="top1"),
+        ),
+    ),
     "segmentation": TaskInfo("one class for each pixel", True, (Metric("miou", "mIoU", statistic="mean_iou"),)),
     "detection": TaskInfo(
         "boxes and masks of objects",

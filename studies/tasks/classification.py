@@ -1,4 +1,4 @@
-"""Classification: loss, top-1, and the predictions that paired statistics need.
+"""Classification: loss, top-1, calibration, and the predictions that paired statistics need.
 
 Letters: B batch, C classes, D width, L patches, n test items.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cropr.objective import Counts, Criterion, CrossEntropy, Labelled, Objective, Term, Terms
 from cropr.vit import ReducedViT
+from results.statistics.metrics.calibration import calibration_error
 from studies.data import Batch
 from studies.tasks import Evaluation
 from studies.training.distributed import ALONE, World
@@ -67,9 +68,10 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world`
-    have: top1 (share), loss (nats). Predictions hold the `target` and the `prediction` [n], in the order of items."""
+    have: top1 and ece (shares), loss (nats). Predictions hold the `target`, the `prediction` and its `confidence` (top
+    softmax probability, float16) [n], in the order of items."""
     model.eval()
-    columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": []}
+    columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": [], "confidence": []}
     losses = []
     for batch in batches:
         truth = None if batch.truth is None else batch.truth.to(device)
@@ -77,10 +79,12 @@ def evaluate(
             logits = model(batch.images.to(device)).float()
         target = batch.target.to(device)
         losses.append(F.cross_entropy(logits, target, reduction="sum"))
-        rows = {**batch._asdict(), "target": target, "prediction": logits.argmax(dim=1)}
+        made = {"prediction": logits.argmax(dim=1), "confidence": logits.softmax(dim=1).amax(dim=1).half()}
+        rows = {**batch._asdict(), "target": target, **made}
         for name, column in columns.items():
             column.append(rows[name])
     arrays = world.gather_items({name: torch.cat([part.cpu() for part in column]) for name, column in columns.items()})
-    top1 = float((arrays["prediction"] == arrays["target"]).mean())
+    hit = arrays["prediction"] == arrays["target"]
+    top1, ece = float(hit.mean()), calibration_error(hit, arrays["confidence"])
     loss = float(world.gather(torch.stack(losses).sum().cpu()[None]).sum()) / len(arrays["target"])
-    return Evaluation({"top1": top1, "loss": loss}, arrays)
+    return Evaluation({"top1": top1, "ece": ece, "loss": loss}, arrays)

@@ -1,6 +1,6 @@
-"""How the items of a run make its metric, and how that is resampled: hits, mean IoU, or average precision.
+"""How the items of a run make its metric, and how that is resampled: hits, calibration, mean IoU, average precision.
 
-Letters: I items, C clusters, R runs of one population, B resamples, K classes of segmentation.
+Letters: I items, C clusters, R runs of one population, B resamples, K classes of segmentation, M bins of confidence.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 from results.records.store import CorruptRecord, read_predictions
 from results.statistics import bootstrap
 from results.statistics.bootstrap import Population
-from results.statistics.metrics import average_precision
+from results.statistics.metrics import average_precision, calibration
 from results.statistics.metrics.average_precision import AREAS, Matches
 
 __all__ = ["STATISTICS", "Statistic", "read_values"]
@@ -64,6 +64,11 @@ def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays["prediction"] == arrays["target"]
 
 
+def _gaps(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Hit minus confidence of each item, in the column of its bin, [I, M]."""
+    return calibration.gaps(_hits(arrays), arrays["confidence"])
+
+
 def _mean_of(name: str) -> Statistic:
     """The mean of a figure that each item has, [I]."""
     return Statistic(lambda arrays: arrays[name].astype(np.float64), _sums, _resample_hits, real=True)
@@ -83,6 +88,11 @@ def _resample_hits(population: Population, own: list[np.ndarray], resamples: int
     columns = np.column_stack(own)  # [C, R]
     observed = columns.sum(axis=0) / population.sizes.sum()
     return observed, bootstrap.resample_accuracy(columns, population.sizes, resamples)
+
+
+def _resample_ece(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
+    observed = [np.abs(sums.sum(axis=0)).sum() / population.sizes.sum() for sums in own]
+    return observed, calibration.resample_calibration_error(own, population.sizes, resamples)
 
 
 def _resample_iou(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
@@ -109,6 +119,7 @@ def _average_precision(kind: str, area: str) -> Statistic:
 
 STATISTICS = {
     "mean": Statistic(_hits, _sums, _resample_hits),
+    "ece": Statistic(_gaps, _sums, _resample_ece, real=True),
     **{f"mean_{name}": _mean_of(name) for name in FIGURES},
     "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
     **{f"{kind}_ap": _average_precision(kind, "all") for kind in KINDS},
