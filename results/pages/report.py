@@ -15,7 +15,7 @@ from results.html.page import page as html
 from results.pages import answer_box, health_box, notes, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
-from results.pages.sections import curves, further, objects
+from results.pages.sections import curves, further, kept, objects
 from results.records import frames
 from results.records.published import published_points
 from results.records.store import Records, load_records, write_bytes
@@ -25,6 +25,7 @@ from results.statistics.details import coverage_frame, detail_frame
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 from results.statistics.insight.calibration import ECE, add_calibration, reliability_frame
+from results.statistics.insight.kept import kept_frame
 from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
@@ -106,7 +107,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     )
     scores = [tables.texts_of(one, tables.scores_of(one) if i else None) for i, one in enumerate(summaries)]
 
-    coverage = coverage_frame(found)
+    coverage, patches = coverage_frame(found), kept_frame(found)
     details = {
         metric["name"]: detail_frame(studies, [metric, *own])
         for metric in metrics
@@ -118,6 +119,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     sections += [grid for metric in metrics if metric["name"] in details
                 for grid in objects.details_grids(details[metric["name"]], metric)]  # fmt: skip
     sections += [objects.coverage_grid(coverage)] if len(coverage) else []
+    sections += kept.kept_grids(patches, _MAX_PAIRS) if len(patches) else []
     sections += filter(None, [further.break_even_grid(speeds), further.missed_grid(found)])
     sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
@@ -138,6 +140,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(reliability):
         texts["reliability.csv"] = reliability.to_csv(index=False)
+    if len(patches):
+        texts["kept.csv"] = patches.to_csv(index=False)
     if len(coverage):
         texts["coverage.csv"] = coverage.to_csv(index=False)
     box = answer_box.markdown(asked) + health_box.markdown(health)

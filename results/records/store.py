@@ -1,7 +1,8 @@
 """The record directory of a study: the state of a run from its files alone, and all records at once.
 
     DIR/study.json              what the study is
-    DIR/runs/<id>/              config.json, result.json or failure.json, log.jsonl, predictions.npz, claim.json
+    DIR/runs/<id>/              config.json, result.json or failure.json, log.jsonl, claim.json, and of test items
+                                predictions.npz and kept.npz
     DIR/speed/<id>/result.json  one timing of all variants, with failure.json and claim.json as above
     DIR/report/                 made from the others, by results.pages.report
 
@@ -77,17 +78,18 @@ def read_result(path: Path | str) -> dict[str, Any]:
     return check(path, result, kind)
 
 
-def read_predictions(run_dir: Path | str) -> "dict[str, np.ndarray]":
-    """The arrays of predictions.npz. Raises FileNotFoundError; CorruptRecord where it is cut off or holds objects."""
+def read_predictions(run_dir: Path | str, name: str = "predictions.npz") -> "dict[str, np.ndarray]":
+    """The arrays of predictions.npz, or of another such file of a run. Raises FileNotFoundError; CorruptRecord where it
+    is cut off or holds objects."""
     import io
     import zipfile
 
     import numpy as np
 
-    path = f"{run_dir}/predictions.npz"
+    path = f"{run_dir}/{name}"
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {array: arrays[array] for array in arrays.files}
     except (zipfile.BadZipFile, ValueError, EOFError, TypeError) as error:  # TypeError: a bare .npy array
         raise CorruptRecord(path, f"not a complete npz file ({error})") from error
 

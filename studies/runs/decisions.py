@@ -15,15 +15,18 @@ from torch import Tensor
 from cropr.reducer import Reducer, observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
+from studies.tasks.kept import KeptPatches
 from studies.training.distributed import ALONE, World
 
 __all__ = ["Decisions", "asked_shares", "watched"]
 
 
 class Decisions:
-    """Sums over the images that `model` sees, on its device, for each reducer in the order of blocks."""
+    """Sums over the images that `model` sees, on its device, for each reducer in the order of blocks. `kept` is told of
+    every call."""
 
-    def __init__(self, model: ReducedViT, device: str):
+    def __init__(self, model: ReducedViT, device: str, kept: KeptPatches | None = None):
+        self.kept_patches = kept
         self.reducers: dict[str, Reducer] = dict(model.reducers.items())
         self.number = {block: i for i, block in enumerate(self.reducers)}
         self.images = torch.zeros(len(self.reducers), dtype=torch.float64, device=device)
@@ -35,8 +38,11 @@ class Decisions:
         self.images[i] += len(tokens.x)
         if tokens.policy is not None:
             self.kept[i] += tokens.policy.mean(dim=1, dtype=torch.float64).sum()
-        elif (ranking := reducer.ranking(*args)) is not None:
+            return
+        if (ranking := reducer.ranking(*args)) is not None:
             self.tied[i] += tied_at_cut(*ranking).sum()
+        if self.kept_patches is not None:
+            self.kept_patches.note(block, args[0], tokens, ranking)
 
     def tied_at_cut(self, world: World = ALONE) -> list[float]:
         """Share of images whose order did not decide, of each reducer; of all processes."""
@@ -66,8 +72,8 @@ def asked_shares(model: ReducedViT) -> list[float]:
 
 
 @contextmanager
-def watched(model: ReducedViT, device: str) -> Iterator[Decisions]:
+def watched(model: ReducedViT, device: str, kept: KeptPatches | None = None) -> Iterator[Decisions]:
     """Within it, what the reducers of `model` decide is counted."""
-    decisions = Decisions(model, device)
+    decisions = Decisions(model, device, kept)
     with observed(decisions.reducers, decisions.note):
         yield decisions

@@ -31,6 +31,7 @@ from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.runs.source import carry_over, ensure_source
 from studies.tasks import TASKS, declared, load_task
+from studies.tasks.kept import KeptPatches
 from studies.training.distributed import World, check_shared, join
 from studies.training.trainer import Trainer
 
@@ -76,6 +77,7 @@ class Score(NamedTuple):
     metrics: dict[str, float]
     predictions: dict[str, np.ndarray]  # see Evaluation
     facts: dict[str, Any]
+    kept: dict[str, np.ndarray]  # live patches of some items, see KeptPatches
     decisions: dict[str, Any]  # `tied_at_cut`: share of images of each reducer; or `masked`: shares of the grid
 
 
@@ -129,10 +131,10 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     masked = None if not masks else _evaluate(config, model, data, world, masked=True)
     if not world.first:
         return
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **final.predictions)  # type: ignore[arg-type]
     held.check()
-    write_bytes(run_dir / "predictions.npz", buffer.getvalue())
+    write_bytes(run_dir / "predictions.npz", _npz(final.predictions))
+    if final.kept:
+        write_bytes(run_dir / "kept.npz", _npz(final.kept))
     save(model, run_dir / "model", backbone=config.backbone, data_config=None)
     record = _record(config, method, data, started) | _outcome(config, built, objective, final, masked, history)
     write_json(run_dir / "result.json", record | {
@@ -140,6 +142,12 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
         "peak_memory_mib": memory.mib(), **source,
     })  # fmt: skip
     (run_dir / "last.safetensors").unlink(missing_ok=True)  # the run is finished: nothing is left to continue
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def _train(
@@ -176,15 +184,16 @@ def _evaluate(
     batches = batches_of(max(1, size), world.turns)
     model.masked_eval = masked
     scored = model if masked else model.fold()
-    with watched(scored.to(config.device), config.device) as decisions:
-        scores = task.evaluate(scored, batches, config.device, amp, world)
+    kept = KeptPatches(scored, num) if split == "test" and not masked else None
+    with watched(scored.to(config.device), config.device, kept) as decisions:
+        scores = task.evaluate(scored, kept.of(batches) if kept else batches, config.device, amp, world)
     model.masked_eval = False
     seen: dict[str, Any]
     if masked:
         seen = {"masked": {"asked": asked_shares(scored), "kept": decisions.kept_share(world)}}
     else:
         seen = {"tied_at_cut": decisions.tied_at_cut(world)}
-    return Score(*scores, seen)
+    return Score(*scores, kept.arrays(world) if kept else {}, seen)
 
 
 def _record(config: RunConfig, method: Method, data: Data, started: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from results.records.frames import run_frame
 from results.records.store import load_records
+from results.statistics.insight.kept import read_kept
 from studies.config import Recipe
 from studies.data.sets.scenes import Scenes
 from studies.models.backbones import create_backbone
@@ -55,6 +56,7 @@ def test_test_items_are_looked_at_once(looked_at, tmp_path):
     assert record["num_items"] == Scenes(once=True).num_test and record["split"] == "test"
     with np.load(folder / "predictions.npz") as arrays:
         assert set(arrays["cluster"].tolist()) == set(Scenes().split["test"].tolist())
+    assert not (folder / "kept.npz").exists()  # nothing leaves
     (row,) = run_frame([load_records(tmp_path)]).to_dict("records")
     shares = [line["top1"] for line in record["validation"]]
     assert (row["metric_before"], row["metric_lowest"]) == (shares[0], min(shares[1:]))
@@ -63,7 +65,12 @@ def test_test_items_are_looked_at_once(looked_at, tmp_path):
 
 
 def test_what_begins_untrained_has_no_figure_before_training(looked_at, tmp_path):
-    _, record = done(tmp_path, "random")
+    folder, record = done(tmp_path, "random")
+    patches = read_kept(str(folder))
+    assert patches is not None and patches.level.shape == (256, 64) and patches.foreground.any(axis=1).all()
+    live = [patches.live(number).sum(axis=1) for number in range(len(patches.blocks))]
+    assert [{*own} for own in live] == [{record["schedule"][block]} for block in patches.blocks]
+    assert abs(np.nanmean(patches.consistency)) < 0.05 and (folder / "kept.npz").stat().st_size < 16_384
     assert looked_at == ["val", "val", "test"] and [line["epoch"] for line in record["validation"]] == [2, 3]
 
 
