@@ -18,8 +18,13 @@ STUDY = replace(
         "live tokens) beside `--window 4:global=1/3/5,windows=by-position` measures both."
     ),
     expected="the paper's places and even ones within a point of every block, late ones (fewer, deeper cuts) below.",
-    seen="not run to its end yet.",
-    time="not measured yet.",
+    seen=(
+        "over three seeds (commit c9259bb): dense 80.3 box AP; every block -0.5 [-1.1, +0.0], the paper's places -0.3 "
+        "[-1.5, +1.0], even ones -0.6 [-2.1, +1.2], late ones -0.4 [-1.2, +0.3], random pruning behind every block "
+        "-1.2 [-2.0, -0.3]. The places lie within 0.3 points of each other and three seeds tell none from another. "
+        "Mask AP 39.7; +0.2, 0.0, +0.2, 0.0, -0.5."
+    ),
+    time="10 minutes on 2 cores for the runs of three seeds, beside other work; a backbone about 3 each.",
     values=(
         "recipes of the detection study. Every place has the same budget: .8, as late places cannot reach .65. The "
         "paper's five are four at this depth (behind blocks 1 to 4 of 0 to 5), even ones behind 1 and 3, late ones "
