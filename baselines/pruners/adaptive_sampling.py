@@ -33,12 +33,15 @@ def sample(share: Tensor, num: int) -> Tensor:
     start = cumulative.where(cumulative > 0, 1.0).amin(dim=1, keepdim=True)
     step = torch.arange(num, device=share.device)
     points = start + (1 - start) * (step.to(share.dtype) / (num - 1) if num > 1 else 1.0)
-    above = torch.searchsorted(cumulative, points).clamp(max=share.shape[1] - 1)
+    above = (cumulative.unsqueeze(1) < points.unsqueeze(2)).sum(dim=2)  # the first that is no smaller
+    above = above.clamp(max=share.shape[1] - 1)
     below = (above - 1).clamp(min=0)
     lower_is_nearer = points - cumulative.gather(1, below) < cumulative.gather(1, above) - points
     nearest = below.where(lower_is_nearer, above)
-    # A running maximum of (place - sample) leaves each sample at least one place behind the last one.
-    return ((nearest - step).cummax(dim=1).values + step).minimum(step + share.shape[1] - num)
+    # A running maximum of (place - sample) leaves each sample at least one place behind the last one. Neither it nor
+    # searchsorted is in ONNX.
+    ahead = (nearest - step).unsqueeze(1).masked_fill(step > step.unsqueeze(1), -share.shape[1]).amax(dim=2)
+    return (ahead + step).minimum(step + share.shape[1] - num)
 
 
 class SampledScore(Dropper):

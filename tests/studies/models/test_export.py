@@ -16,7 +16,7 @@ from studies.models.reducers import build
 
 CLASSIFICATION = [
     ("cropr:rate=8,at=0/1,rest=llf", "onnx"), ("tome:r=6/0/0", "onnx"), ("evit:keep=0.7,at=0/1", "onnx"),
-    ("dynamicvit:ratio=0.7,at=1", "onnx"),
+    ("dynamicvit:ratio=0.7,at=1", "onnx"), ("ats:rate=8,at=0/1", "onnx"), ("mctf:r=6/0/0", "onnx"),
 ]  # fmt: skip
 SEGMENTATION = [
     ("cropr:rate=8,at=1", "onnx"), ("tome:r=6/0/0", "onnx"), ("evit:keep=0.7,at=1,rest=nearest", "onnx"),
