@@ -200,7 +200,8 @@ CHECKS = (
     Check("seeds differ", seeds_apart, "two seeds with predictions",
           "Add seeds and look at the outlying one; quote the spread over seeds, not that over items."),
     Check("too few seeds", few_seeds, "finished run",
-          "Run more seeds: from two on the report draws them; six are needed for a sign test over seeds below 0.05."),
+          "Run more seeds: from two on the report counts what they differ by; six are needed for a sign test over "
+          "seeds below 0.05."),
     Check("speeds not ranked", unranked_speed, "interval of two throughputs",
           "Time again on an idle machine with more rounds; until then say nothing about which is faster.", "speed"),
     Check("latency is overhead", overhead_latency, "latency of a dense model on a CPU",

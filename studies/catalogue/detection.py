@@ -30,8 +30,8 @@ STUDY = Study(
         "backbones of another day's CPU (commit 0f62679) dense 79.8, Cropr at 0.65 -0.5 and +0.6."
     ),
     time=(
-        "about 3 minutes on 2 cores for a backbone; the 15 runs of one budget and three seeds took 10 beside other "
-        "work, timing all variants 3."
+        "5 minutes on 2 cores for two backbones at a time; the 15 runs of one budget and three seeds took 10 beside "
+        "other work, timing all variants 3."
     ),
     values=(
         "ours, not tuned: encoder, pyramid (2, 1 and 1/2 of the grid) and heads are trained together, then fine-tuned "

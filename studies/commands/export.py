@@ -8,16 +8,8 @@ from cropr.nearest import one_of
 
 __all__ = ["export", "format_of"]
 
-KEPT = (
-    "backbone",
-    "options",
-    "img_size",
-    "data_config",
-    "reducers",
-    "llf",
-    "fusion",
-    "sha256",
-)  # of what is said of it
+# Of what is said of a saved model, what is said of the file.
+KEPT = ("backbone", "options", "img_size", "data_config", "reducers", "llf", "fusion", "sha256")
 
 
 def export(run: Path, out: Path, format: str | None = None) -> tuple[Path, float]:

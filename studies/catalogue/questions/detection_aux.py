@@ -28,7 +28,7 @@ STUDY = replace(
         "keeps background: on seed 0 (commit 41ab8e1) 4 to 10 % of the objects had a live token behind its last "
         "reduction, 100 % with presence and grid, 84 to 89 % with random."
     ),
-    time="12 minutes on 2 cores for the runs of three seeds, beside other work; a backbone about 3 each.",
+    time="12 minutes on 2 cores for the runs of three seeds, beside other work; two backbones at a time 5.",
     values="recipes of the detection study; every auxiliary task has the same counts of patches.",
     reducers="none,random,cropr,cropr:aux=grid,cropr:aux=dense",
     budgets="0.65",

@@ -26,7 +26,7 @@ STUDY = replace(
         "dense 79.8; attention among all live tokens -2.8 [-3.0, -2.5], by window -0.5 [-0.7, -0.3], which is +2.3 "
         "[+2.0, +2.6]; random pruning -2.4 and -2.0. One seed: not yet an answer for others."
     ),
-    time="10 minutes on 2 cores for the runs of three seeds, beside other work; a backbone about 3 each.",
+    time="10 minutes on 2 cores for the runs of three seeds, beside other work; two backbones at a time 5.",
     values=(
         "recipes of the detection study. Every place has the same budget: .8, as late places cannot reach .65. The "
         "paper's five are four at this depth (behind blocks 1 to 4 of 0 to 5), even ones behind 1 and 3, late ones "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from studies.catalogue import pareto
-from studies.catalogue.declaration import Full, Question, Study
+from studies.catalogue.declaration import Full, Question
 from studies.catalogue.recipes import RECIPES
 
 TRAINED = ("cropr", "dynamicvit", "dtem")  # without their training there is nothing to choose by
@@ -18,10 +20,11 @@ def reducers() -> str:
     return ",".join(["none", *TRAINED, *FREE, *(f"{name}:trained_at=1" for name in FREE)])
 
 
-STUDY = Study(
+STUDY = replace(
+    pareto.STUDY,
     name="field",
     summary="every method, trained and off the shelf, at three budgets",
-    claim="trained at its budget, Cropr is on the front of accuracy against MACs at the smallest of three budgets.",
+    claim="trained at its budget, Cropr is above random pruning at its own counts, down to the smallest budget.",
     source=(
         "no paper compares these methods in one environment; the closest study (arXiv 2308.04657) has fixed rates and "
         "other methods. Which is ahead differs from paper to paper with backbone, recipe and rate."
@@ -41,11 +44,7 @@ STUDY = Study(
     reducers=reducers(),
     budgets="0.8,0.65,0.5",
     seeds=1,
-    task="classification",
-    recipe=pareto.FINETUNE,
-    backbone_recipe=pareto.BACKBONE,
-    quick_recipe=pareto.QUICK_FINETUNE,
-    quick_backbone_recipe=pareto.QUICK_BACKBONE,
     tuned=pareto.STUDY.name,
+    default_of_task=False,
     full=Full(backbone="vit_large_patch16_224.mae", recipe=RECIPES["cropr"]),
 )
