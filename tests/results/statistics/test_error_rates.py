@@ -57,7 +57,7 @@ def test_items_taken_as_independent_would_miss_it(two):
 @pytest.mark.parametrize("own_of_seeds", [0.0, 0.1, 0.5])
 def test_seeds_of_any_spread_are_called_different_in_no_more_than_five_percent(num_seeds, own_of_seeds):
     """Less often where items explain how seeds differ, which counts twice. Seeds drawn from themselves would be wrong
-    in 33 % of studies of two and 22 % of three."""
+    in a third of studies of two and a fifth of three."""
     rng = np.random.default_rng(num_seeds)
     seeds = own_of_seeds * rng.normal(size=(STUDIES, num_seeds, 1))
     clusters = rng.normal(size=(CLUSTERS, STUDIES * num_seeds)).astype(np.float32)
