@@ -1,5 +1,5 @@
-"""Yardsticks: the five reducers straight from their equations, with explicit attention softmax(Q K^T / sqrt E) V, out of
-the same weights as the models of this project. To be read and to be timed beside; for plain ViTs with a class token.
+"""Yardsticks: the five reducers straight from their equations, with explicit attention softmax(Q K^T / sqrt E) V, out
+of the same weights as the models of this project. To be read and to be timed beside; for plain ViTs with a class token.
 
 Letters: B images, H heads, T tokens with the class token first, N = T - 1 patches, L patches of the grid, D width,
 E = D / H, M queries, K patches that stay, r merges.

@@ -34,6 +34,7 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float], resamples: int = 20
 def timed(img_size: int, batch_size: int, rounds: int, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
     """The speed record of ours and plain ones, with `yardsticks`: ratios by reducer."""
     from benchmarks.plain import plain
+
     from studies.measure.throughput import measure
     from studies.models.backbones import create_backbone
     from studies.models.methods import parse_one
@@ -50,8 +51,8 @@ def timed(img_size: int, batch_size: int, rounds: int, dtype: str = "float32", d
     )  # fmt: skip
     samples = {row["variant"]: row["samples_s"] for row in record["variants"]}
     pairs = [name for name in samples if name + PLAIN in samples]
-    return record | {"backbone": BACKBONE, "budget": BUDGET,
-                     "yardsticks": {name: ratio_of(samples[name], samples[name + PLAIN]) for name in pairs}}  # fmt: skip
+    ratios = {name: ratio_of(samples[name], samples[name + PLAIN]) for name in pairs}
+    return record | {"backbone": BACKBONE, "budget": BUDGET, "yardsticks": ratios}
 
 
 def main() -> None:
@@ -71,8 +72,10 @@ def main() -> None:
         record = timed(img_size, batch_size, args.rounds, args.dtype, args.device)
         records.append(record)
         others = "unknown" if record["load_of_others"] is None else f"{record['load_of_others']:.2f} cores"
-        print(f"{img_size} px, batch {batch_size}, {args.dtype}, {record['device_name']}, {record['num_threads']} threads, "
-              f"{args.rounds} rounds, load of others {others}; ours over plain:")  # fmt: skip
+        print(
+            f"{img_size} px, batch {batch_size}, {args.dtype}, {record['device_name']}, "
+            f"{record['num_threads']} threads, {args.rounds} rounds, load of others {others}; ours over plain:"
+        )
         for name, ratio in record["yardsticks"].items():
             print(f"  {name:<20} {ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]", flush=True)
     if args.out:
