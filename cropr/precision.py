@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["linear", "product", "wide", "wide_type"]
+__all__ = ["linear", "no_autocast", "product", "wide", "wide_type"]
 
 
 def wide_type(x: Tensor) -> torch.dtype:
@@ -29,17 +29,17 @@ def wide(x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`a` [..., T, K] @ `b` [..., K, M] -> [..., T, M]."""
-    with _no_autocast(a):
+    with no_autocast(a):
         return wide(a) @ wide(b)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` [..., K] by `weight` [M, K] and `bias` [M] -> [..., M]."""
-    with _no_autocast(x):
+    with no_autocast(x):
         return F.linear(wide(x), wide(weight), None if bias is None else wide(bias))
 
 
-def _no_autocast(x: Tensor) -> AbstractContextManager:
-    """It would round again. Nothing where there is none: what is exported should not hold it."""
+def no_autocast(x: Tensor) -> AbstractContextManager:
+    """It would round `x` again. Nothing where there is none: what is exported should not hold it."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -3,8 +3,8 @@ them and with scores in the model's own type, and what they cost.
 
     python tests/benchmarks/ranking.py [--models out/pareto/runs] [--out FILE.json]
 
-`--models`: the deployed models of a study's runs, on 512 test scenes. Without it ViT-S/16 with random weights at half of
-the MACs, on 32 random images, and speed at batch 1 and 16.
+`--models`: the deployed models of a study's runs, on 512 test scenes. Without it ViT-S/16 with random weights at half
+of the MACs, on 32 random images, and speed at batch 1 and 16.
 """
 
 import argparse
