@@ -30,8 +30,8 @@ def known_pair(
     *,
     device: str,
     dtype: str = "float32",
-    max_seconds: float = 10.0,
-    min_seconds: float = 0.05,
+    max_seconds: float = 5.0,
+    min_seconds: float = 0.02,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """One block of `vit` against two, on the tokens of one image, interleaved: two must take twice as long. `quiet`:
