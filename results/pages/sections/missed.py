@@ -107,9 +107,7 @@ def missed_grid(missed: Sequence[Missed], items: Mapping[str, Items]) -> Grid | 
         rows.append([one.curve, one.budget, *counts, "; ".join(_named(one, items[one.study])) or NOTHING])
     header = ["method", "budget", "missed in every seed", "in some seed"]
     header += [f"the first {_MAX_ITEMS}: item (class → read as) seeds"]
-    return Grid(
-        TITLE, header, rows, f"{SAID} Behind what is read stands the confidence of each seed, where it is kept."
-    )
+    return Grid(TITLE, header, rows, f"{SAID} Behind what is read: the confidence of each seed.")
 
 
 def galleries(missed: Sequence[Missed], items: Mapping[str, Items]) -> tuple[list[Gallery], str]:
@@ -124,7 +122,7 @@ def galleries(missed: Sequence[Missed], items: Mapping[str, Items]) -> tuple[lis
     if counts := sorted({len(own.pictures) for own in items.values() if own.pictures}):
         said.append(
             f"Pictures are of {' or '.join(map(str, counts))} test items, evenly spaced by number, and at most "
-            f"{_MAX_CARDS} of a variant are shown; what it misses of the others is counted, and the first of all named in the table."
+            f"{_MAX_CARDS} of a variant are shown; what it misses of the others is counted, and the table names the first."
         )
     else:
         said.append(f"These records hold no pictures; at most {_MAX_CARDS} of a variant are named.")
