@@ -4,72 +4,24 @@ Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segm
 here in percent and points.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.records.store import CorruptRecord
 from results.statistics import bootstrap
-from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
-from results.statistics.metrics.statistic import STATISTICS, read_values
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = [
-    "POINTS", "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
-    "largest_families", "paired", "paired_runs", "pairwise", "replicate", "same_training", "comparable",
+    "POINTS", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "comparable", "differences",
+    "largest_families", "paired", "paired_runs", "pairwise", "same_training", "trained_alike",
 ]  # fmt: skip
 
 POINTS = 100.0  # share to percent, difference of shares to points
 _BLOCK = 4_000_000  # entries of resampled differences held at a time: 32 MB
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """Accuracy of every run in every resample; row numbers are those of the run frame."""
-
-    population: np.ndarray  # [R] which test items a run saw, -1 where it has no predictions
-    observed: np.ndarray  # [R] share of hits, mean IoU or AP, in predictions.npz
-    accuracy: np.ndarray  # [R, B] the same in every resample
-    num_clusters: dict[int, int]  # of each population
-    notes: tuple[str, ...]
-    hits: tuple[np.ndarray | None, ...] = ()  # R packed bits of hit items, by item; None where a metric has no hits
-
-
-def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
-    """Reads the predictions of all finished runs and resamples them, population by population."""
-    populations: dict[bytes, tuple[int, Population]] = {}
-    number = np.full(len(runs), -1)
-    held: list[Any] = []  # what each run's values are by cluster
-    hits: list[np.ndarray | None] = [None] * len(runs)
-    notes = []
-    statistic = STATISTICS.get(runs["metric_statistic"].iat[0], STATISTICS["mean"])
-    for row, path in runs.loc[(runs["status"] == "done") & runs["metric"].notna(), "path"].items():
-        try:
-            item, cluster, value = read_values(path, statistic)
-        except (FileNotFoundError, KeyError, CorruptRecord) as error:
-            notes.append(f"{runs['id'].iat[row]}: no interval, predictions.npz cannot be used ({error}).")
-            continue
-        key = item.tobytes() + cluster.tobytes()
-        if key not in populations:
-            populations[key] = len(populations), Population.of(cluster)
-        number[row], population = populations[key]
-        held.append(statistic.gather(population, value))
-        if statistic is STATISTICS["mean"]:
-            hits[row] = np.packbits(value)
-    resamples = statistic.resamples or bootstrap.num_resamples(num_comparisons, len(held))
-    observed = np.full(len(runs), np.nan)
-    accuracy = np.full((len(runs), resamples), np.nan)
-    row_of_held = number[number >= 0]
-    for which, population in populations.values():
-        own = [held[i] for i in np.flatnonzero(row_of_held == which)]
-        observed[number == which], accuracy[number == which] = statistic.resample(population, own, resamples)
-    notes += _contradictions(runs, observed)
-    num_clusters = {which: len(population.sizes) for which, population in populations.values()}
-    return Replicates(number, observed, accuracy, num_clusters, tuple(notes), tuple(hits))
 
 
 def largest_families(variants: pd.DataFrame) -> dict[str, int]:
@@ -139,10 +91,18 @@ def _add(variants: pd.DataFrame, frame: pd.DataFrame, prefix: str, other: str) -
 
 
 def _twin(variant: pd.Series, same: pd.DataFrame) -> int | None:
-    """The row of random pruning, of `same` that leave as many tokens at every block, that does the same with the rest.
-    Where nothing is said of the rest (all merge, or an older record) the counts alone decide."""
+    """The row of random pruning, of `same` that leave as many tokens at every block, that does the same with the rest,
+    trained for the same budget (or not at all). Where nothing is said of the rest (all merge, or an older record) the
+    counts alone decide."""
     same = same[same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])]
+    same = same[trained_alike(same, variant)]
     return None if same.empty else same_training(same, variant)
+
+
+def trained_alike(variants: pd.DataFrame, variant: pd.Series) -> pd.Series:
+    """Which `variants` were trained at their own budget where `variant` was, or off the shelf where it is."""
+    trained_at = variants["options"].map(lambda options: json.loads(options).get("trained_at", ""))
+    return trained_at == json.loads(variant["options"]).get("trained_at", "")
 
 
 def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray) -> pd.DataFrame:
@@ -160,9 +120,12 @@ def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates,
     return frame
 
 
-def same_training(dense: pd.DataFrame, variant: pd.Series) -> int:
-    """The dense variant to compare with; where there are several, the one trained as long and at the same rate."""
-    alike = 2 * (dense["epochs"] == variant["epochs"]).astype(int) + (dense["lr"] == variant["lr"]).astype(int)
+def same_training(references: pd.DataFrame, variant: pd.Series) -> int:
+    """The row of the variant to compare with, of several: the one trained at its budget or off the shelf as it is
+    (the dense model is neither), as long, and at the same rate."""
+    alike = 4 * trained_alike(references, variant).astype(int)
+    alike += 2 * (references["epochs"] == variant["epochs"]).astype(int)
+    alike += (references["lr"] == variant["lr"]).astype(int)
     return alike.idxmax()
 
 
@@ -239,11 +202,3 @@ def comparable(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicate
 def _only(population: np.ndarray) -> int:
     """The population that all of some runs saw; -1 where they saw different ones, or have no predictions."""
     return int(population[0]) if len(set(population)) == 1 else -1
-
-
-def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:
-    apart = np.abs(runs["metric"].to_numpy(dtype=float) - observed) > 1e-4
-    return [
-        f"{runs['id'].iat[row]}: its record says {runs['metric'].iat[row]:.2%}, its predictions {observed[row]:.2%}."
-        for row in np.flatnonzero(apart)
-    ]
