@@ -29,6 +29,7 @@ from studies.commands.typed.options import (
     LauncherOption,
     MethodOption,
     PageOption,
+    ThumbnailsOption,
     TimingOption,
     WorkersOption,
     slurm_options,
@@ -60,6 +61,7 @@ def run(
     dry_run: DryRunOption = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
+    thumbnails: ThumbnailsOption = True,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
@@ -67,7 +69,7 @@ def run(
     from studies.launch.here import follows
 
     own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
-    options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
+    options = Options(**study, **own, thumbnails=thumbnails, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         timed = only_timed(options)
         if timed is not None:
@@ -160,13 +162,14 @@ def submit(
     workers: WorkersOption = None,
     timing: TimingOption = True,
     dry_run: DryRunOption = False,
+    thumbnails: ThumbnailsOption = True,
 ) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
     from studies.commands.run import Options, configs_of, only_timed, parts, prepare, wanted
     from studies.launch.slurm import submit as send
 
-    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing}
+    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing, "thumbnails": thumbnails}
     options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         if only_timed(options) is not None:

@@ -55,6 +55,7 @@ class Options:
     quick: bool = False
     timing: bool = True
     rerun: bool = False
+    thumbnails: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
 
