@@ -54,6 +54,7 @@ class Options:
     random_at_counts: bool = False
     quick: bool = False
     timing: bool = True
+    corruptions: str | None = None  # None: none
     rerun: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
