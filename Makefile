@@ -28,7 +28,7 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 
 docs: .venv/installed
-	$(BIN)/python -c "from pathlib import Path; from studies.commands.docs import PAGES; \
+	$(BIN)/python -c "from pathlib import Path; from studies.docs import PAGES; \
 	    [Path('docs', name).write_text(page()) for name, page in PAGES.items()]"
 
 clean:

@@ -22,6 +22,7 @@ from cropr.dropping import Dropping
 from cropr.method import Training, renamed
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.option import option
+from cropr.precision import linear
 from cropr.reducer import Dropper
 from cropr.rest import squeeze_masked
 from cropr.tokens import Attended, Tokens
@@ -55,7 +56,7 @@ class Predictor(nn.Module):
         mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         x = torch.cat([local, mean.expand_as(shared)], dim=-1)
         x = F.gelu(self.out_linear2(F.gelu(self.out_linear1(x))))
-        return self.out_linear3(x)
+        return linear(x, self.out_linear3.weight, self.out_linear3.bias)
 
 
 class DynamicViT(Dropper):

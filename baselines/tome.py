@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cropr.merging import Matching, mean, merged
 from cropr.method import Method
 from cropr.option import option
+from cropr.precision import product
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens
@@ -54,7 +55,7 @@ def best_edges(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
     """Similarity of each token of A to the most similar one of B, and which that is, [B, |A|] each."""
     first_a, first_b = prefix_halves(num_prefix)
     metric = F.normalize(metric, dim=-1)
-    similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    similarity = product(metric[:, ::2], metric[:, 1::2].transpose(1, 2))
     similarity[:, :first_a] = -torch.inf
     similarity[:, :, :first_b] = -torch.inf
     best, partner = similarity.max(dim=2)
@@ -104,7 +105,7 @@ class ToMe(Reducer):
 
     def metric(self, attended: Attended) -> Tensor:
         """[B, T, E] whose directions are compared."""
-        return attended.k.mean(dim=1)
+        return attended.mean_keys()
 
     def combine(self, x: Tensor, size: Tensor, total: Tensor, match: Matching) -> Tensor:
         """The features of merged tokens, see `mean`."""

@@ -25,6 +25,7 @@ from cropr.dropping import OnCroprSchedule
 from cropr.method import Training
 from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.option import option
+from cropr.precision import linear
 from cropr.random_bits import uniform
 from cropr.reducer import Dropper, Reducer
 from cropr.rest import softmax_of_dropped
@@ -75,7 +76,7 @@ def check_selection(select: str) -> None:
 def linear_score(tokens: Tokens, weight: Tensor, norm: nn.Module, how: str) -> Tensor:
     """[B, N] what `select` makes of x . weight, `weight` [D], for each patch."""
     # All tokens, then the patches: a slice of x would be copied, a slice of the scores is not.
-    scores = F.linear(norm(tokens.x), weight[None]).squeeze(-1)[:, tokens.num_prefix :]
+    scores = linear(norm(tokens.x), weight[None]).squeeze(-1)[:, tokens.num_prefix :]
     return select(scores, how, tokens, tokens.x.shape[-1])
 
 

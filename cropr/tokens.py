@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cropr.precision import product, wide, wide_type
+
 __all__ = ["Attended", "Tokens", "take"]
 
 
@@ -209,9 +211,13 @@ class Attended:
         total = sum(parts[1:], start=parts[0])
         return total / q.shape[2] if weight is None else total
 
+    def mean_keys(self) -> Tensor:
+        """[B, T, E] the keys before RoPE, a mean over heads, in float32 at least: directions that are compared."""
+        return self.k.mean(dim=1, dtype=wide_type(self.k))
+
     def _rows(self, q: Tensor, k: Tensor) -> Tensor:
         """Softmax rows of rotated queries over all keys."""
-        logits = (q * self.scale) @ k.transpose(-2, -1)
+        logits = product(wide(q) * self.scale, k.transpose(-2, -1))
         if self.bias is not None:
             logits = logits + self.bias
         return logits.softmax(dim=-1, dtype=torch.float32)

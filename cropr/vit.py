@@ -232,7 +232,7 @@ class ReducedViT(nn.Module):
         def attended(q: Any = None, k: Any = None, **taps: Any) -> Attended:
             return Attended(q, k, block.attn.scale, tokens.num_prefix, rope, half, bias, **taps)
 
-        attention = nullcontext() if tokens.policy is None else self._policy_attention(tokens)
+        attention = self._policy_attention(tokens) if self._masked(i, tokens) else nullcontext()
         if reducer is None or not reducer.inside:
 
             def whole(x: Tensor) -> Tensor:
@@ -265,8 +265,16 @@ class ReducedViT(nn.Module):
     def _on_full_grid(self, i: int, tokens: Tokens) -> bool:
         """No reducer has done anything yet in front of block i."""
         if tokens.policy is not None:  # tokens are marked, and none leaves
-            return all(i <= int(first) for first in self.reducers)
+            return self._in_front(i)
         return tokens.index is None and tokens.size is None
+
+    def _in_front(self, i: int) -> bool:
+        """No reducer stands in front of block i."""
+        return all(i <= int(first) for first in self.reducers)
+
+    def _masked(self, i: int, tokens: Tokens) -> bool:
+        """Attention of block i heeds the policy. The exact one does, up to its eps, where nothing is marked yet."""
+        return tokens.policy is not None and not (self.policy == "sdpa" and self._in_front(i))
 
     def _in_windows(self, block: nn.Module, grid_rope: Tensor | None, x: Tensor) -> Tensor:
         """A block whose attention runs within windows of the full grid, [B, P + L, D]."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule, grid_shape
+from cropr.precision import wide
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -27,12 +28,13 @@ class CentreScore(Dropper):
         position = torch.arange(rows * columns)
         down, across = 2 * (position // columns) - rows + 1, 2 * (position % columns) - columns + 1
         order = ((down**2 + across**2) * rows * columns + position).argsort()  # no two are equal
-        score = torch.full((rows * columns + 1,), -float(rows * columns))
-        score[order] = -torch.arange(rows * columns, dtype=torch.float32)
-        self.register_buffer("by_position", score)  # [L + 1], the last one read at position -1
+        score = torch.full((rows * columns + 1,), -rows * columns)
+        score[order] = -torch.arange(rows * columns)
+        # [L + 1], the last one read at position -1. Whole numbers: of a model's type bfloat16 has 256 in a row.
+        self.register_buffer("by_position", score)
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        return self.by_position[tokens.positions()]
+        return wide(self.by_position[tokens.positions()])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule, grid_shape
+from cropr.precision import wide
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -38,13 +39,13 @@ class GridScore(Dropper):
     def __init__(self, keep: int, rows: int, columns: int, rest: str = "drop"):
         super().__init__(keep, rest)
         self.rows, self.columns = rows, columns
-        score = torch.zeros(rows * columns + 1)
-        score[torch.tensor(spread_order(rows, columns))] = -torch.arange(rows * columns, dtype=torch.float32)
-        score[-1] = -float(rows * columns)  # read at position -1
-        self.register_buffer("by_position", score)  # [L + 1]
+        score = torch.full((rows * columns + 1,), -rows * columns)  # the last one is read at position -1
+        score[torch.tensor(spread_order(rows, columns))] = -torch.arange(rows * columns)
+        # [L + 1]. Whole numbers: of a model's type bfloat16 has 256 in a row.
+        self.register_buffer("by_position", score)
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        return self.by_position[tokens.positions()]
+        return wide(self.by_position[tokens.positions()])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cropr.dropping import OnCroprSchedule
+from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -24,7 +26,8 @@ class KeyNormScore(Dropper):
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
         assert attended is not None
-        return attended.k[:, :, tokens.num_prefix :].norm(dim=-1).mean(dim=1)
+        keys = attended.k[:, :, tokens.num_prefix :]
+        return torch.linalg.vector_norm(keys, dim=-1, dtype=wide_type(keys)).mean(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cropr.dropping import OnCroprSchedule
+from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -20,7 +22,7 @@ class NormScore(Dropper):
     """Scores [B, N]: the Euclidean norm of each patch [B, N, D]."""
 
     def score(self, tokens: Tokens, attended: Attended | None = None) -> Tensor:
-        return tokens.patches.norm(dim=-1)
+        return torch.linalg.vector_norm(tokens.patches, dim=-1, dtype=wide_type(tokens.x))
 
 
 @dataclass(frozen=True, kw_only=True)

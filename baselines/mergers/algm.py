@@ -24,6 +24,7 @@ from cropr.dropping import grid_shape
 from cropr.merging import matching, merged
 from cropr.method import Method
 from cropr.option import option
+from cropr.precision import wide
 from cropr.reducer import Reducer
 from cropr.schedule import SLACK, Scale
 from cropr.tokens import Attended, Tokens
@@ -34,7 +35,7 @@ __all__ = ["LocalGlobalMerging", "WindowMerging", "likeness"]
 
 def likeness(x: Tensor) -> Tensor:
     """[..., ] mean cosine between two different ones of the four vectors `x` [..., 4, E]."""
-    unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    unit = F.normalize(wide(x), dim=-1)
     return (unit.sum(dim=-2).square().sum(dim=-1) - unit.square().sum(dim=(-2, -1))) / 12
 
 
@@ -73,7 +74,7 @@ class WindowMerging(Reducer):
         if self.num == 0:
             return None
         assert attended is not None
-        keys = attended.k[:, :, tokens.num_prefix :].mean(dim=1)
+        keys = attended.mean_keys()[:, tokens.num_prefix :]
         return likeness(keys[:, self.windows(keys.device)]), self.num
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:

@@ -19,6 +19,7 @@ from cropr.dropping import Scheduled
 from cropr.nearest import one_of
 from cropr.option import option
 from cropr.pooling import pool
+from cropr.precision import product, wide
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens
 
@@ -27,11 +28,11 @@ __all__ = ["Clustering", "DPCKNN", "DensityPeaks", "nearest_centre", "squared_di
 
 def squared_distances(x: Tensor) -> Tensor:
     """[B, N, N] of patches [B, N, D], divided by D; symmetric, and 0 of a patch to itself, bit for bit."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = wide(x)
     x = x - x.mean(dim=1, keepdim=True)  # differences of large squares lose digits
-    product = x @ x.transpose(1, 2)
-    length = product.diagonal(dim1=1, dim2=2)
-    squared = length.unsqueeze(2) + length.unsqueeze(1) - (product + product.transpose(1, 2))
+    dots = product(x, x.transpose(1, 2))
+    length = dots.diagonal(dim1=1, dim2=2)
+    squared = length.unsqueeze(2) + length.unsqueeze(1) - (dots + dots.transpose(1, 2))
     return squared.clamp(min=0) / x.shape[-1]
 
 

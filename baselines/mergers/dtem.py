@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from baselines.tome import TokenMerging, ToMe
 from cropr.option import option
 from cropr.pooling import sizes
+from cropr.precision import linear, product, wide
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens, take
 
@@ -73,7 +74,7 @@ class DTEM(ToMe):
 
     def metric(self, attended: Attended) -> Tensor:
         assert attended.normed is not None
-        return self.embedding(attended.normed.detach())
+        return linear(attended.normed.detach(), self.embedding.weight)
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
         if not self.training:
@@ -89,8 +90,8 @@ class DTEM(ToMe):
         prefix, mass = tokens.num_prefix, sizes(tokens)
         heavy = mass[:, prefix:].argsort(dim=1, descending=True, stable=True)[:, :live].sort(dim=1).values + prefix
         a, b = heavy[:, prefix % 2 :: 2], heavy[:, 1 - prefix % 2 :: 2]  # even and odd places behind the prefix
-        unit = F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
-        similarity = take(unit, a) @ take(unit, b).transpose(1, 2) / self.tau_similarity
+        unit = F.normalize(wide(metric), dim=-1)
+        similarity = product(take(unit, a), take(unit, b).transpose(1, 2)) / self.tau_similarity
         best, partner = similarity.topk(min(self.edges, b.shape[1]), dim=2)
         share = soft_choice(best, live - self.count_after(live, prefix), self.tau_choice)  # [B, |a|, K]
         mass_a, mass_b = mass.gather(1, a), mass.gather(1, b)

@@ -20,6 +20,7 @@ from baselines.tome import TokenMerging
 from cropr.merging import Matching, matching, mean, merge, merged
 from cropr.option import option
 from cropr.pooling import sizes
+from cropr.precision import product, wide
 from cropr.reducer import Reducer
 from cropr.schedule import Scale
 from cropr.tokens import Attended, Tokens
@@ -35,7 +36,7 @@ def desire(keys: Tensor, attention: Tensor, size: Tensor, tau: tuple[float, floa
     """[B, |a|, |b|] how much each pair should merge: ((c + 1) / 2)^(1 / tau_0) (u_a u_b), of cosines c of `keys`
     [B, N, E] and u = (least attention / attention)^(1 / tau_1) (least size / size)^(1 / tau_2), [B, N] each."""
     keys = F.normalize(keys, dim=-1)
-    similar = (keys[:, ::2] @ keys[:, 1::2].transpose(1, 2) + 1) / 2
+    similar = (product(keys[:, ::2], keys[:, 1::2].transpose(1, 2)) + 1) / 2
     unseen, small = attention.amin(dim=1, keepdim=True) / attention, size.amin(dim=1, keepdim=True) / size
     alone = unseen.pow(1 / tau[1]) * small.pow(1 / tau[2])
     return similar.clamp(min=0).pow(1 / tau[0]) * alone[:, ::2].unsqueeze(2) * alone[:, 1::2].unsqueeze(1)
@@ -110,7 +111,7 @@ class MCTF(Reducer):
         assert attended is not None
         prefix = tokens.num_prefix
         attention = attended.received().mean(dim=1)[:, prefix:].clamp(min=NOTHING)
-        keys, size = attended.k[:, :, prefix:].mean(dim=1), sizes(tokens)[:, prefix:]
+        keys, size = attended.mean_keys()[:, prefix:], sizes(tokens)[:, prefix:]
         return desire(keys, attention, size, (self.tau_similarity, self.tau_attention, self.tau_size)), attention
 
     def forward(self, tokens: Tokens, attended: Attended | None = None) -> Tokens:
@@ -124,8 +125,8 @@ class MCTF(Reducer):
             important = F.pad(attention, (prefix, 0), value=1.0) * sizes(tokens)
 
         def combine(x: Tensor, size: Tensor, total: Tensor, match: Matching) -> Tensor:
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # weights are too small for float16
-            return mean(wide, important, merge(important, match), match).to(x.dtype)
+            # Weights are too small for float16.
+            return mean(wide(x), important, merge(important, match), match).to(x.dtype)
 
         return merged(tokens, match, self.proportional, combine)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cropr.merging import Matching, matching, merged
 from cropr.method import Method
 from cropr.option import option
+from cropr.precision import product, wide_type
 from cropr.reducer import Reducer
 from cropr.schedule import SLACK, Scale
 from cropr.tokens import Attended, Tokens, take
@@ -29,8 +30,7 @@ __all__ = ["EnergyMerging", "PiToMe", "energies"]
 
 def energies(similarity: Tensor, margin: float) -> Tensor:
     """[B, N] mean over patches of ELU(c - margin), of the cosines c [B, N, N]: high in a large cluster."""
-    wide = torch.promote_types(similarity.dtype, torch.float32)  # a mean in bfloat16 has too few values to rank by
-    return F.elu(similarity - margin).mean(dim=2, dtype=wide)
+    return F.elu(similarity - margin).mean(dim=2, dtype=wide_type(similarity))
 
 
 class PiToMe(Reducer):
@@ -79,8 +79,8 @@ class PiToMe(Reducer):
     def similarity(self, tokens: Tokens, attended: Attended | None) -> Tensor:
         """[B, N, N] cosines of the patches' keys, averaged over heads."""
         assert attended is not None
-        metric = F.normalize(attended.k[:, :, tokens.num_prefix :].mean(dim=1), dim=-1)
-        return metric @ metric.transpose(1, 2)
+        metric = F.normalize(attended.mean_keys()[:, tokens.num_prefix :], dim=-1)
+        return product(metric, metric.transpose(1, 2))
 
     @torch.no_grad()
     def match(self, tokens: Tokens, attended: Attended | None) -> Matching:

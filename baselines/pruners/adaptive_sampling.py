@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
+from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -65,8 +66,7 @@ class SampledScore(Dropper):
         """[B, N], which sums to 1."""
         assert attended.v is not None
         attention = attended.prefix_attention(1).sum(dim=1)[:, 0]  # [B, T]
-        values = attended.v.to(torch.promote_types(attended.v.dtype, torch.float32))
-        norm = torch.linalg.vector_norm(values, dim=(1, 3))  # [B, T]
+        norm = torch.linalg.vector_norm(attended.v, dim=(1, 3), dtype=wide_type(attended.v))  # [B, T]
         found = (attention * norm)[:, tokens.num_prefix :]
         return found / found.sum(dim=1, keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cropr.dropping import AT_REDUCER, OnCroprSchedule
 from cropr.option import option
 from cropr.pooling import sizes
+from cropr.precision import wide
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
 
@@ -33,8 +34,8 @@ def merge_tail(hosts: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each of `tail` [B, M, D] goes to the most similar of `hosts` [B, K, D]: the plain mean of each group [B, K, D],
     and of each of the tail the host [B, M] and the cosine [B, M]."""
     similarity, host = (F.normalize(tail, dim=-1) @ F.normalize(hosts, dim=-1).transpose(1, 2)).max(dim=2)
-    wide = torch.promote_types(hosts.dtype, torch.float32)  # of a large group bfloat16 has no mean
-    summed = hosts.to(wide).scatter_add(1, host.unsqueeze(-1).expand_as(tail), tail.to(wide))
+    # Of a large group bfloat16 has no mean.
+    summed = wide(hosts).scatter_add(1, host.unsqueeze(-1).expand_as(tail), wide(tail))
     members = summed.new_ones(hosts.shape[:2]).scatter_add(1, host, summed.new_ones(host.shape))
     return (summed / members.unsqueeze(-1)).to(hosts.dtype), host, similarity
 

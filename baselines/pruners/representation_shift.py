@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
 from cropr.option import option
+from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 
@@ -44,8 +45,7 @@ class ShiftScore(Dropper):
         shift = attended.mlp[:, tokens.num_prefix :]
         if self.shift == "difference":
             shift = 2 * shift - tokens.patches  # m - x', where a patch is x' + m now
-        at_least_float32 = torch.promote_types(shift.dtype, torch.float32)  # bfloat16 has many equal norms
-        return torch.linalg.vector_norm(shift, dim=-1, dtype=at_least_float32)
+        return torch.linalg.vector_norm(shift, dim=-1, dtype=wide_type(shift))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
 from cropr.option import option
+from cropr.precision import product
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
 
@@ -67,7 +68,7 @@ def most_similar(metric: Tensor, order: Tensor, num: int) -> tuple[Tensor, Tenso
     by `metric` [B, N, E]: which, and that cosine, [B, num] each."""
     half = order.shape[1] - order.shape[1] // 2
     metric = F.normalize(metric, dim=-1)
-    best = (take(metric, order[:, half:]) @ take(metric, order[:, :half]).transpose(1, 2)).amax(dim=2)
+    best = product(take(metric, order[:, half:]), take(metric, order[:, :half]).transpose(1, 2)).amax(dim=2)
     first = best.argsort(dim=1, descending=True, stable=True)[:, :num]
     return order[:, half:].gather(1, first), best.gather(1, first)
 
@@ -115,7 +116,7 @@ class AttentionRank(Dropper):
         if num:
             once = mean_of_heads(vote(attention, start, 1, left)[:, :, prefix:], left[:, prefix:])
             order = tokens.rank(once, tokens.num_live, whole=True)
-            gone, similarity = most_similar(attended.k[:, :, prefix:].mean(dim=1), order, num)
+            gone, similarity = most_similar(attended.mean_keys()[:, prefix:], order, num)
             left = left.scatter(1, gone + prefix, 0.0)
         scores = mean_of_heads(vote(attention, start, self.rounds, left)[:, :, prefix:], left[:, prefix:])
         return scores.scatter(1, gone, -2 - similarity.to(scores.dtype)) if num else scores

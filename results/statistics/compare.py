@@ -4,6 +4,7 @@ Letters: I items, C clusters, R runs, V variants, B resamples, K classes of segm
 here in percent and points.
 """
 
+import json
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -15,8 +16,8 @@ from results.statistics.curves import GROUP
 from results.statistics.metrics.replicates import Replicates
 
 __all__ = [
-    "POINTS", "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "differences",
-    "largest_families", "paired", "paired_runs", "pairwise", "same_training", "comparable",
+    "POINTS", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "comparable", "differences",
+    "largest_families", "paired", "paired_runs", "pairwise", "same_training", "trained_alike",
 ]  # fmt: skip
 
 POINTS = 100.0  # share to percent, difference of shares to points
@@ -90,10 +91,18 @@ def _add(variants: pd.DataFrame, frame: pd.DataFrame, prefix: str, other: str) -
 
 
 def _twin(variant: pd.Series, same: pd.DataFrame) -> int | None:
-    """The row of random pruning, of `same` that leave as many tokens at every block, that does the same with the rest.
-    Where nothing is said of the rest (all merge, or an older record) the counts alone decide."""
+    """The row of random pruning, of `same` that leave as many tokens at every block, that does the same with the rest,
+    trained for the same budget (or not at all). Where nothing is said of the rest (all merge, or an older record) the
+    counts alone decide."""
     same = same[same["rest"].isna() | (same["rest"] == variant["rest"]) | pd.isna(variant["rest"])]
+    same = same[trained_alike(same, variant)]
     return None if same.empty else same_training(same, variant)
+
+
+def trained_alike(variants: pd.DataFrame, variant: pd.Series) -> pd.Series:
+    """Which `variants` were trained at their own budget where `variant` was, or off the shelf where it is."""
+    trained_at = variants["options"].map(lambda options: json.loads(options).get("trained_at", ""))
+    return trained_at == json.loads(variant["options"]).get("trained_at", "")
 
 
 def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates, means: np.ndarray) -> pd.DataFrame:
@@ -111,9 +120,12 @@ def pairwise(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicates,
     return frame
 
 
-def same_training(dense: pd.DataFrame, variant: pd.Series) -> int:
-    """The dense variant to compare with; where there are several, the one trained as long and at the same rate."""
-    alike = 2 * (dense["epochs"] == variant["epochs"]).astype(int) + (dense["lr"] == variant["lr"]).astype(int)
+def same_training(references: pd.DataFrame, variant: pd.Series) -> int:
+    """The row of the variant to compare with, of several: the one trained at its budget or off the shelf as it is
+    (the dense model is neither), as long, and at the same rate."""
+    alike = 4 * trained_alike(references, variant).astype(int)
+    alike += 2 * (references["epochs"] == variant["epochs"]).astype(int)
+    alike += (references["lr"] == variant["lr"]).astype(int)
     return alike.idxmax()
 
 

@@ -159,14 +159,15 @@ def reducers_of(options: Options) -> list[Method]:
 
 
 def random_at_counts(methods: list[Method]) -> list[Method]:
-    """Random pruning like each of `methods` that chooses, unless it is among them already."""
+    """Random pruning like each of `methods` that chooses, trained as it is or off the shelf, unless it is among them
+    already."""
     plain = next(cls for cls in builtin().values() if cls.role == "random")
     twins = {
         str(twin): twin
         for method in methods
         if method.role not in ("dense", "random")
         for like in [str(replace(method, trained_at=None)).replace(",", "+")]
-        for twin in [parse_one(f"{plain.name}:like={like}", method.dense)]
+        for twin in [replace(parse_one(f"{plain.name}:like={like}", method.dense), trained_at=method.trained_at)]
     }
     for name in map(str, methods):
         twins.pop(name, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from results.statistics import bootstrap
-from results.statistics.compare import POINTS
+from results.statistics.compare import POINTS, trained_alike
 from results.statistics.curves import GROUP
 from results.statistics.metrics.replicates import Replicates
 
@@ -89,8 +89,9 @@ def curve_frame(variants: pd.DataFrame, means: np.ndarray, tested: np.ndarray) -
             row = dict(zip(GROUP, group, strict=True)) | {"curve": name, "role": curve["role"].iat[0]}
             row["budgets"] = len(curve)
             row |= _area("hypervolume", *_dominated(curve, means))
-            if row["role"] != "random" and chance:
-                row |= _minus(curve, max(chance, key=lambda other: len(_shared(curve, other)[0])), means, tested)
+            alike = [other for other in chance if trained_alike(other, curve.iloc[0]).all()]
+            if row["role"] != "random" and alike:
+                row |= _minus(curve, max(alike, key=lambda other: len(_shared(curve, other)[0])), means, tested)
             rows.append(row)
     names = [f"{prefix}hypervolume{end}_points" for prefix in ("", "over_random_") for end in ("", "_low", "_high")]
     columns = [*GROUP, "curve", "role", "budgets", *names, "over_random_hypervolume_p", "over_random_budgets"]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic_records
 
@@ -54,6 +55,29 @@ def test_the_difference_is_to_random_of_the_same_counts_and_rest(tmp_path):
     assert "to random at the same counts, points (p)" in table and f"{right:+.1f}" in table
     assert "--random-at-counts" in table  # DynamicViT has none
     assert "| cropr | what Cropr is (arXiv 1) |" in table
+
+
+def test_off_the_shelf_is_compared_with_random_pruning_off_the_shelf(tmp_path):
+    shelf = {"options": {"trained_at": "1"}, "lr": 0.005, "budget_asked": 0.5}
+    report = study(tmp_path / "a", [
+        ("none", None, 0.9, "same", None, {"lr": 0.005}),
+        ("random", 0.51, 0.5, "same", "drop", shelf),  # first, and trained at the rate of Cropr and EViT
+        ("random", 0.5, 0.7, "same", "drop", {"lr": 0.02}),
+        ("cropr", 0.5, 0.8, "same", "drop", {"lr": 0.005}),
+        ("cropr", 0.51, 0.6, "same", "drop", shelf),
+        ("evit", 0.5, 0.6, "other", "drop", {"lr": 0.005}),
+        ("evit", 0.51, 0.6, "other", "drop", shelf),
+    ])  # fmt: skip
+    found = report.summary.set_index(["reducer", "options"])["over_random_points"]
+    shares = [hits(share, number).mean() for number, share in enumerate((0.9, 0.5, 0.7, 0.8, 0.6))]
+    assert found["cropr", "{}"] == pytest.approx(100 * (shares[3] - shares[2]))
+    assert found["cropr", '{"trained_at": "1"}'] == pytest.approx(100 * (shares[4] - shares[1]))
+    health = json.loads((tmp_path / "a" / "report" / "health.json").read_text())
+    below = [finding["variants"] for finding in health["findings"] if finding["check"] == "below random"]
+    assert below == [["EViT, defaults at 0.5"]], "trained, it is held against what was trained"
+    curves = pd.read_csv(tmp_path / "a" / "report" / "curves.csv").set_index("curve")
+    gained = curves["over_random_hypervolume_points"]
+    assert (gained.filter(like="Cropr") > 0).all() and sorted(gained.filter(like="EViT") > 0) == [False, True]
 
 
 def test_what_reads_the_labels_is_on_no_front(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 from command_line import ROOT
 
-from studies.commands.docs import EXPORTED, PAGES
+from studies.docs import PAGES
+from studies.docs.export import EXPORTED
 from studies.models.export import FORMATS
 from studies.models.methods import builtin
 
