@@ -76,8 +76,10 @@ def _blur(pixels: Tensor, items: Sequence[int]) -> Tensor:
     weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-reach, reach + 1)]
     for axis, pad in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
         wide, side = F.pad(pixels, pad, mode="reflect"), pixels.shape[axis]
-        parts = [wide.narrow(axis, first, side) * weight for first, weight in enumerate(weights)]
-        pixels = torch.stack(parts).sum(dim=0) / sum(weights)
+        total = torch.zeros_like(pixels)  # term by term: a sum over a dimension may depend on the size of the batch
+        for first, weight in enumerate(weights):
+            total += weight * wide.narrow(axis, first, side)
+        pixels = total / sum(weights)
     return pixels
 
 

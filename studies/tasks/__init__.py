@@ -61,12 +61,8 @@ TASKS = {
             Metric("top1", "top-1", statistic="mean"),
             Metric("ece", "ECE", higher_is_better=False, statistic="ece", of="top1"),
             *(
-                Metric(f"top1_{place}", label, statistic=f"mean_{place}", of="top1")
-                for place, label in (
-                    ("centre", "near the centre"),
-                    ("between", "between"),
-                    ("border", "near the border"),
-                )
+                Metric(f"top1_{place}", place.replace("_", " "), statistic=f"mean_{place}", of="top1")
+                for place in ("near_centre", "between", "near_border")
             ),
         ),
     ),

@@ -53,8 +53,11 @@ def test_top1_by_place_is_of_the_items_there():
     told = (batch._replace(place=place[batch.item]) for batch in batches(images, target))
     found = evaluate(model, told, "cpu")
     hit = (found.predictions["prediction"] == found.predictions["target"]).tolist()
-    for number, name in enumerate(("centre", "between")):
+    for number, name in enumerate(("near_centre", "between")):
         own = [one for one, where in zip(hit, place.tolist(), strict=True) if where == number]
         assert found.metrics[f"top1_{name}"] == pytest.approx(sum(own) / len(own))
     assert found.predictions["place"].tolist() == place.tolist()
-    assert {*found.metrics} - {*plain.metrics} == {"top1_centre", "top1_between"} and "place" not in plain.predictions
+    assert {*found.metrics} - {*plain.metrics} == {
+        "top1_near_centre",
+        "top1_between",
+    } and "place" not in plain.predictions
