@@ -117,7 +117,7 @@ def untrained() -> tuple[dict[str, dict[str, list[float]]], list[dict[str, Any]]
 def main() -> None:
     from benchmarks.yardsticks import ratio_of
 
-    from results.records.store import write_json
+    from results.records.files import write_json
     from studies.runs.provenance import now, provenance
 
     parser = argparse.ArgumentParser(description="What scores that are not rounded are worth in bfloat16.")
@@ -131,13 +131,14 @@ def main() -> None:
         print(f"  {name:<28} {'; '.join(cells)}")
     for record in speeds:
         samples = {row["variant"]: row["samples_s"] for row in record["variants"]}
+        record["cost"] = {spec: ratio_of(samples[f"{spec} (rounded)"], samples[spec]) for spec in SPECS}
         print(f"batch {record['batch_size']}, bfloat16: time over that with rounded scores [95 %]")
-        for spec in SPECS:
-            cost = ratio_of(samples[f"{spec} (rounded)"], samples[spec])
+        for spec, cost in record["cost"].items():
             print(f"  {spec:<28} {cost['median']:.3f} [{cost['low']:.3f}, {cost['high']:.3f}]")
     if args.out:
         origin = provenance("cpu", dtype="bfloat16", seeds={}, fingerprint="none", started=started)
-        write_json(args.out, {"other_patches": shares, "speed": speeds, "provenance": origin})
+        what = "trained models on 512 test scenes" if args.models else f"{BACKBONE}, random weights, 32 random images"
+        write_json(args.out, {"what": what, "other_patches": shares, "speed": speeds, "provenance": origin})
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def deviations(batch: Labelled, budget: float) -> list[float]:
 def main() -> None:
     from benchmarks.yardsticks import ratio_of
 
-    from results.records.store import write_json
+    from results.records.files import write_json
     from studies.measure.clock import OtherLoad
     from studies.runs.provenance import now, provenance
 
@@ -133,7 +133,7 @@ def main() -> None:
     args, started = parser.parse_args(), now()
     torch.manual_seed(0)
     images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=args.device)
-    batch = Labelled(images, torch.randint(0, 1000, (args.batch_size,), device=args.device))
+    batch = Labelled(images, torch.randint(0, 10, (args.batch_size,), device=args.device))
     steps = {spec: stepper(spec, args.budget, batch, args.device) for spec in SPECS}
     load = OtherLoad()
     samples = timed(steps | {"teacher": teacher(batch, args.device)}, args.rounds, args.device)

@@ -56,7 +56,7 @@ def timed(img_size: int, batch_size: int, rounds: int, dtype: str = "float32", d
 
 
 def main() -> None:
-    from results.records.store import write_json
+    from results.records.files import write_json
     from studies.runs.provenance import now, provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
