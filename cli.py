@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from studies.commands.typed.bench import bench_options
 from studies.commands.typed.groups import FAILED, INTERRUPTED, USAGE, usage_errors, with_options
 from studies.commands.typed.options import (
     DataOption,
@@ -29,7 +30,6 @@ from studies.commands.typed.options import (
     MethodOption,
     PageOption,
     TimingOption,
-    WindowOption,
     WorkersOption,
     slurm_options,
     study_options,
@@ -195,38 +195,15 @@ def print_dry_run(configs: list, options: Any) -> None:
 
 
 @app.command()
-def bench(
-    backbone: Annotated[
-        str, typer.Option(help="An embedded or timm model (random weights), or a checkpoint: NAME=FILE.")
-    ] = "vit_small_patch16_224",
-    reducers: Annotated[str, typer.Option(help="`all`, `every`, or names with options.")] = "all",
-    budgets: Annotated[str, typer.Option(help="Shares of the dense MACs.")] = "0.5",
-    batch_sizes: Annotated[str, typer.Option(help="Images at once, such as 1,16.")] = "16",
-    img_sizes: Annotated[
-        str | None, typer.Option(help="Image sides in pixels, such as 224,384 (default: the model's own).")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, or several: float32,bfloat16.")] = "float32",
-    device: DeviceOption = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the whole model.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Keep records here, for `report` (default: print only).")] = None,
-    task: Annotated[
-        str, typer.Option(help="classification; segmentation: with its decoder; detection: encoder, and whole.")
-    ] = "classification",
-    window: WindowOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_options(options=bench_options)
+def bench(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""
     from studies.commands import bench as command
-
-    options = command.Bench(
-        backbone, reducers, budgets, batch_sizes, img_sizes, rounds, dtype, device, compiled, out, task, window=window
-    )
     from studies.measure import NotCompiled
 
     with usage_errors():
         try:
-            records = command.run(options, progress=lambda text: typer.echo(text, err=True))
+            records = command.run(command.Bench(**options), progress=lambda text: typer.echo(text, err=True))
         except NotCompiled as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(FAILED) from None

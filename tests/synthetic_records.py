@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from results.statistics.metrics.average_precision import Matches, average_precision, average_recall
+from results.statistics.metrics.calibration import calibration_error
 from studies.tasks import TASKS
 
 DENSE_MACS_G = 0.0503
@@ -32,8 +33,10 @@ def write_study(
     dataset: str = "scenes",
     backbone: str = "scenes_vit",
     dense_macs_g: float = DENSE_MACS_G,
+    confident: bool = False,
 ) -> None:
-    """A whole study: runs, predictions and one timing. The same arguments give the same bytes."""
+    """A whole study: runs, predictions and one timing. The same arguments give the same bytes. `confident`: with the
+    confidences that runs of classification write today."""
     rng = np.random.default_rng(0)
     (directory / "runs").mkdir(parents=True)
     study = {"schema": 1, "study": "pareto", "task": "classification", "dataset": dataset, "backbone": backbone}
@@ -48,9 +51,11 @@ def write_study(
             noisy = hard + 0.35 * rng.normal(size=num_items)
             hit = noisy < np.quantile(noisy, share + 0.002 * rng.normal())
             macs = _macs(budget, dense_macs_g)
-            write_run(
+            run_dir = write_run(
                 directory, reducer, budget, seed, hit, quick=quick, dataset=dataset, backbone=backbone, macs_g=macs
             )
+            if confident:
+                write_confidence(run_dir, np.where(hit, 1 - 0.9 * rng.random(num_items) ** 1.5, rng.random(num_items)))
     if speed:
         write_speed(directory, points, quick)
 
@@ -68,6 +73,18 @@ def write_run(directory: Path, reducer: str, budget: float | None, seed: int, hi
         item=np.arange(len(hit)), cluster=np.arange(len(hit)) // 5, prediction=np.where(hit, target, -1), target=target,
     )  # fmt: skip
     return run_dir
+
+
+def write_confidence(run_dir: Path, confidence: np.ndarray) -> None:
+    """Gives a run the confidence [n] of each item, and the ECE that they make."""
+    arrays = dict(np.load(run_dir / "predictions.npz"))
+    confidence = confidence.astype(np.float16)
+    np.savez_compressed(run_dir / "predictions.npz", **arrays, confidence=confidence)
+    record = json.loads((run_dir / "result.json").read_text())
+    ece = calibration_error(arrays["prediction"] == arrays["target"], confidence)
+    record["metrics"]["final"]["ece"] = ece
+    record["metrics_declared"] = [metric._asdict() for metric in TASKS["classification"].metrics]
+    (run_dir / "result.json").write_text(json.dumps(record))
 
 
 def run_record(run_id: str, reducer: str, budget: float | None, seed: int, top1: float, num_items: int) -> dict:

@@ -9,10 +9,11 @@ from results.figures.numbers import macs_unit
 from results.html.content import Grid
 from results.records.frames import PACKAGE, PROVENANCE
 from results.records.store import Records
-from results.statistics.compare import Replicates, largest_families
+from results.statistics.compare import largest_families
 from results.statistics.curves import mixed_notes, twin_notes
 from results.statistics.joint.power import POWER
 from results.statistics.metrics.calibration import NUM_BINS
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = ["footnotes", "missing_notes", "provenance", "title_of"]
 

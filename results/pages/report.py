@@ -21,7 +21,7 @@ from results.records.published import published_points
 from results.records.store import Records, load_records, write_bytes
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import comparable
-from results.statistics.details import coverage_frame, detail_frame
+from results.statistics.details import coverage_frame, detail_frame, light
 from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 from results.statistics.insight.calibration import ECE, add_calibration, reliability_frame
@@ -85,15 +85,16 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     if runs.empty:
         missing = notes.missing_notes(studies)
         raise ValueError("\n".join([f"nothing to report in {', '.join(map(str, dirs))}: no run is finished", *missing]))
-    found = analyse(runs)
+    metrics = frames.declared_metrics(studies)
+    beside = {metric["name"]: frames.run_frame(studies, metric["name"]) for metric in metrics if light(metric)}
+    found = analyse(runs, beside)
     variants = found.variants
-    add_calibration(variants, studies)
+    add_calibration(found)
     reliability = reliability_frame(found)
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     title = notes.title_of(variants)
     below = notes.footnotes(runs, variants, speeds, found.replicates)
     missing = notes.missing_notes(studies)
-    metrics = frames.declared_metrics(studies)
     others = [metric["name"] for metric in metrics[1:] if metric.get("statistic") and not metric.get("of")]
     analyses = [found, *(analyse(frames.run_frame(studies, metric)) for metric in others)]
     for one in analyses:
@@ -109,7 +110,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
 
     coverage, patches = coverage_frame(found), kept_frame(found)
     details = {
-        metric["name"]: detail_frame(studies, [metric, *own])
+        metric["name"]: detail_frame(studies, [metric, *own], found.beside)
         for metric in metrics
         if (own := [one for one in metrics if one.get("of") == metric["name"] and one.get("statistic") != ECE])
     }

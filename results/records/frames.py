@@ -36,7 +36,7 @@ _COPIED_NUMBERS = ["lr", "epochs", "budget_asked", "budget_reached", "floor", "p
 _SETTING = [
     "quick", "device", "device_name", "dtype", "batch_size", "img_size", "num_threads", "sdpa_backend", "rounds",
 ]  # fmt: skip
-_CLOCK = ["device_name", "dtype", "batch_size", "img_size", "num_threads", "compiled"]  # where alike, speeds should be
+_CLOCK = ["device_name", "dtype", "batch_size", "img_size", "num_threads", "mode"]  # where alike, speeds should be
 
 
 def declared_metrics(studies: Sequence[Records]) -> list[Declared]:
@@ -89,8 +89,9 @@ def speed_frame(studies: Sequence[Records]) -> pd.DataFrame:
         for timing, record in study.speeds.items():
             finished = str(record.get("provenance", {}).get("finished", ""))
             identity = {"study": timed_name(study, name, record), "directory": name, "timing": timing}
+            said = record | {"mode": _mode(record)}
             common = identity | {"finished": finished} | {key: record.get(key) for key in _SETTING}
-            common["setting"] = ", ".join(str(record.get(key)) for key in _CLOCK)
+            common["setting"] = ", ".join(str(said.get(key)) for key in _CLOCK)
             common["whole_num_images"] = _number(record.get("whole") or {}, "num_images")
             common["whole_fixed"] = bool((record.get("whole") or {}).get("fixed_regions"))
             common["load_of_others"] = _number(record, "load_of_others")
@@ -126,12 +127,18 @@ def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
     if study.runs:
         return name
     words = {
-        "device_name": lambda value: str(value), "dtype": lambda value: str(value),
-        "compiled": lambda value: "compiled" if value else "eager", "img_size": lambda value: f"{value} px",
-        "batch_size": lambda value: f"batch {value}",
+        "device_name": str, "dtype": str, "mode": str, "img_size": "{} px".format, "batch_size": "batch {}".format,
+        "num_threads": "{} threads".format,
     }  # fmt: skip
-    differ = [key for key in words if len({other.get(key) for other in study.speeds.values()}) > 1]
-    return ", ".join([name, *(words[key](record.get(key)) for key in differ)])
+    said = [other | {"mode": _mode(other)} for other in study.speeds.values()]
+    differ = [key for key in words if len({other.get(key) for other in said}) > 1]
+    own = record | {"mode": _mode(record)}
+    return ", ".join([name, *(words[key](own.get(key)) for key in differ)])
+
+
+def _mode(record: dict[str, Any]) -> str:
+    """How the models of a timing were run; older records say no more than whether they were compiled."""
+    return str(record.get("mode") or ("compiled" if record.get("compiled") else "eager"))
 
 
 def _run_row(study: Records, name: str, run: str, record: dict[str, Any], shown: str | None) -> dict[str, Any]:

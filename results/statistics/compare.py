@@ -6,72 +6,22 @@ here in percent and points.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.records.store import CorruptRecord
 from results.statistics import bootstrap
-from results.statistics.bootstrap import Population
 from results.statistics.curves import GROUP
-from results.statistics.metrics.statistic import STATISTICS, read_values
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = [
-    "POINTS", "Replicates", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "comparable",
-    "differences", "largest_families", "paired", "paired_runs", "pairwise", "replicate", "same_training",
-    "trained_alike",
+    "POINTS", "add_differences_to_dense", "add_differences_to_random", "add_intervals", "comparable", "differences",
+    "largest_families", "paired", "paired_runs", "pairwise", "same_training", "trained_alike",
 ]  # fmt: skip
 
 POINTS = 100.0  # share to percent, difference of shares to points
 _BLOCK = 4_000_000  # entries of resampled differences held at a time: 32 MB
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """Accuracy of every run in every resample; row numbers are those of the run frame."""
-
-    population: np.ndarray  # [R] which test items a run saw, -1 where it has no predictions
-    observed: np.ndarray  # [R] share of hits, mean IoU or AP, in predictions.npz
-    accuracy: np.ndarray  # [R, B] the same in every resample
-    num_clusters: dict[int, int]  # of each population
-    notes: tuple[str, ...]
-    hits: tuple[np.ndarray | None, ...] = ()  # R packed bits of hit items, by item; None where a metric has no hits
-
-
-def replicate(runs: pd.DataFrame, num_comparisons: int) -> Replicates:
-    """Reads the predictions of all finished runs and resamples them, population by population."""
-    populations: dict[bytes, tuple[int, Population]] = {}
-    number = np.full(len(runs), -1)
-    held: list[Any] = []  # what each run's values are by cluster
-    hits: list[np.ndarray | None] = [None] * len(runs)
-    notes = []
-    statistic = STATISTICS.get(runs["metric_statistic"].iat[0], STATISTICS["mean"])
-    for row, path in runs.loc[(runs["status"] == "done") & runs["metric"].notna(), "path"].items():
-        try:
-            item, cluster, value = read_values(path, statistic)
-        except (FileNotFoundError, KeyError, CorruptRecord) as error:
-            notes.append(f"{runs['id'].iat[row]}: no interval, predictions.npz cannot be used ({error}).")
-            continue
-        key = item.tobytes() + cluster.tobytes()
-        if key not in populations:
-            populations[key] = len(populations), Population.of(cluster)
-        number[row], population = populations[key]
-        held.append(statistic.gather(population, value))
-        if statistic is STATISTICS["mean"]:
-            hits[row] = np.packbits(value)
-    resamples = statistic.resamples or bootstrap.num_resamples(num_comparisons, len(held))
-    observed = np.full(len(runs), np.nan)
-    accuracy = np.full((len(runs), resamples), np.nan)
-    row_of_held = number[number >= 0]
-    for which, population in populations.values():
-        own = [held[i] for i in np.flatnonzero(row_of_held == which)]
-        observed[number == which], accuracy[number == which] = statistic.resample(population, own, resamples)
-    notes += _contradictions(runs, observed)
-    num_clusters = {which: len(population.sizes) for which, population in populations.values()}
-    return Replicates(number, observed, accuracy, num_clusters, tuple(notes), tuple(hits))
 
 
 def largest_families(variants: pd.DataFrame) -> dict[str, int]:
@@ -252,11 +202,3 @@ def comparable(variants: pd.DataFrame, runs: pd.DataFrame, replicates: Replicate
 def _only(population: np.ndarray) -> int:
     """The population that all of some runs saw; -1 where they saw different ones, or have no predictions."""
     return int(population[0]) if len(set(population)) == 1 else -1
-
-
-def _contradictions(runs: pd.DataFrame, observed: np.ndarray) -> list[str]:
-    apart = np.abs(runs["metric"].to_numpy(dtype=float) - observed) > 1e-4
-    return [
-        f"{runs['id'].iat[row]}: its record says {runs['metric'].iat[row]:.2%}, its predictions {observed[row]:.2%}."
-        for row in np.flatnonzero(apart)
-    ]

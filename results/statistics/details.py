@@ -1,6 +1,7 @@
 """What a metric is made of: its details, such as AP by size of objects, and how many objects keep a token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -8,25 +9,31 @@ import pandas as pd
 from results.records.frames import run_frame
 from results.records.schema import Declared
 from results.records.store import Records
-from results.statistics.analysis import Analysis, analyse
+from results.statistics.analysis import Analysis, compared
 from results.statistics.curves import variant_frame
+from results.statistics.metrics.replicates import Replicates
+from results.statistics.metrics.statistic import STATISTICS
 
-__all__ = ["SIZES", "coverage_frame", "detail_frame"]
+__all__ = ["SIZES", "coverage_frame", "detail_frame", "light"]
 
 SIZES = ("small", "medium", "large")
 _VARIANT = ["study", "curve", "variant", "status", "role", "budget_asked", "budget_reached", "floor", "seeds"]
 _OVER_RANDOM = [f"over_random{part}_points" for part in ("", "_low", "_high")]
 
 
-def detail_frame(studies: Sequence[Records], metrics: Sequence[Declared]) -> pd.DataFrame:
+def detail_frame(
+    studies: Sequence[Records],
+    metrics: Sequence[Declared],
+    read: Mapping[str, tuple[pd.DataFrame, Replicates]] = MappingProxyType({}),
+) -> pd.DataFrame:
     """One row per metric and finished variant: `percent` mean over seeds, `sd_points` over them (NaN of one), and of
     details that have a statistic the difference to random pruning at the same counts, `over_random_points` with `_low`
-    and `_high`; NaN elsewhere."""
+    and `_high`; NaN elsewhere. `read`: what is known of some of them, by name."""
     rows = []
     for metric in metrics:
-        runs = run_frame(studies, metric["name"])
+        runs, replicates = read.get(metric["name"]) or (run_frame(studies, metric["name"]), None)
         resampled = metric.get("of") and metric.get("statistic")
-        variants = analyse(runs).variants if resampled else variant_frame(runs)
+        variants = compared(runs, replicates) if resampled else variant_frame(runs)
         variants = variants[variants["status"] == "done"]
         values = 100 * runs["metric"]
         rows.append(
@@ -38,6 +45,12 @@ def detail_frame(studies: Sequence[Records], metrics: Sequence[Declared]) -> pd.
             )
         )
     return pd.concat(rows, ignore_index=True)
+
+
+def light(metric: Declared) -> bool:
+    """Whether a metric is a detail of which little is held of each run, so that all runs can be read at once."""
+    statistic = STATISTICS.get(metric.get("statistic", ""))
+    return bool(metric.get("of")) and statistic is not None and statistic.resamples is None
 
 
 def coverage_frame(found: Analysis) -> pd.DataFrame:

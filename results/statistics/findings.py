@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from results.statistics.compare import Replicates, differences
+from results.statistics.compare import differences
 from results.statistics.curves import variant_name
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = ["Check", "Evidence", "Finding", "Health", "Look", "add_findings", "assess"]
 

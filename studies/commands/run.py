@@ -100,10 +100,10 @@ def only_timed(options: Options) -> Bench | None:
         raise ValueError(f"study {study.name} trains nothing, so that torchrun's processes have nothing to share")
     timing, quick = study.timing, options.quick
     return Bench(
-        study.backbone, study.reducers, study.budgets, timing.batch_sizes,
-        timing.quick_img_sizes if quick else timing.img_sizes, timing.quick_rounds if quick else timing.rounds,
-        "float32", options.device, False, options.directory, task=study.task, num_classes=timing.num_classes,
-        window=options.window,
+        backbone=study.backbone, reducers=study.reducers, budgets=study.budgets, batch_sizes=timing.batch_sizes,
+        img_sizes=timing.quick_img_sizes if quick else timing.img_sizes,
+        rounds=timing.quick_rounds if quick else timing.rounds, device=options.device, out=options.directory,
+        task=study.task, num_classes=timing.num_classes, window=options.window,
     )  # fmt: skip
 
 

@@ -12,13 +12,14 @@ from cropr.macs import count, dense_macs
 from cropr.method import Method
 from studies.measure.detector import Whole, detector_costs, time_whole
 from studies.measure.flops import check_macs
+from studies.measure.probes import best_batch
 from studies.measure.speed_record import spread
 from studies.measure.throughput import flag_speedup, measure
 from studies.models.methods import facts, reference
 from studies.models.reducers import Unreachable, build
 from studies.tasks.detector import DetectionHead
 
-__all__ = ["Candidates", "bench", "candidates", "time_candidates", "variants_of"]
+__all__ = ["Candidates", "bench", "best_of", "candidates", "time_candidates", "variants_of"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def time_candidates(found: Candidates, whole: Whole | None = None, **options: An
     for row in rows:
         row["whole"] = of_whole.get(row["variant"])
     return record
+
+
+def best_of(found: Candidates, **options: Any) -> tuple[int, dict[str, Any]]:
+    """The best batch size of the dense model, see `best_batch`: all variants are held against it at one batch."""
+    return best_batch(reference().name, found.models[reference().name], found.img_size, **options)
 
 
 def _ratio_to_random(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float] | None:

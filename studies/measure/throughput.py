@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from studies.measure import NotCompiled
 from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
+from studies.measure.modes import COMPILED, NotRun, as_run, check_modes, compile_errors, of_memory, running
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import check_record, flag_speedup, variant_record
 
 __all__ = ["check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_COMPILED = 1024  # variants x batch sizes of one measurement
 SETTLED, MAX_WARM_UP = 0.05, 20  # two batches in a row within 5 %; passes at most
+RECORDED = 3  # the first passes of CUDA graphs warm up, record, and replay for the first time
 
 
 @dataclass
@@ -54,7 +52,7 @@ def measure(
     batch_size: int,
     device: str,
     dtype: str = "float32",
-    compile: bool = False,
+    mode: str = "eager",
     rounds: int = 20,
     min_seconds: float = 0.05,
     latency: bool = True,
@@ -66,24 +64,27 @@ def measure(
     ones, or those of `images` [n, 3, h, w], of which each round takes the next `batch_size`.
 
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
-    in eval mode, and stay so. A variant that runs out of memory is flagged and the others go on.
-    Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype,
-    NotCompiled.
+    in eval mode, and stay so. `mode`: of MODES, see modes.py. A variant that runs out of memory, or has no such form,
+    is flagged and the others go on. At batch 1 each pass ends before the next begins, at larger ones the device may
+    queue them: what MLPerf calls single stream and offline.
+    Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype or
+    mode, NotCompiled.
     """
     if dense not in models:
         raise ValueError(f"no dense model to compare with: one must be named {dense!r}, not only {', '.join(models)}")
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; valid: {', '.join(DTYPES)}")
+    check_modes([mode], torch.device(device).type, [dtype])
     say = progress or (lambda message: None)
     generator = torch.Generator().manual_seed(seed)
     if images is None:
         images = torch.randn(batch_size, 3, img_size, img_size, generator=generator)
     batches = images.to(device, DTYPES[dtype]).split(batch_size)
     variants = [Variant(name, model.to(device, DTYPES[dtype]).eval()) for name, model in models.items()]
-    with torch.inference_mode(), compiling(compile):
+    with torch.inference_mode(), running(mode):
         for variant in variants:
             say(f"warm-up {variant.name}")
-            prepare(variant, batches[0], compile, latency, min_seconds)
+            prepare(variant, batches[0], mode, latency, min_seconds)
         others = OtherLoad()
         for number, order in enumerate(round_orders(len(variants), rounds, seed), start=1):
             say(f"round {number}/{rounds}")
@@ -101,7 +102,9 @@ def measure(
         "sdpa_backend": plain.sdpa_backend,
         "rounds": rounds,
         "load_of_others": load,
-        "compiled": compile,
+        "mode": mode,
+        "compiled": mode in COMPILED,
+        "scenario": "single stream" if batch_size == 1 else "offline",
         "dense": dense,
         "variants": variant_records(variants, plain, batch_size),
     }
@@ -126,79 +129,53 @@ def round_orders(num_variants: int, rounds: int, seed: int = 0) -> list[list[int
     return [rng.sample(range(num_variants), num_variants) for _ in range(rounds)]
 
 
-@contextmanager
-def compiling(wanted: bool) -> Iterator[None]:
-    """Every variant is compiled for two batch sizes, and dynamo counts them all as recompilations of one forward
-    function. Past its limit of 8 it would run the rest uncompiled and say so in a log: raise the limit, and make
-    reaching it an error. What was compiled is dropped at the end."""
-    if not wanted:
-        yield
-        return
-    import torch._dynamo as dynamo
-
-    try:
-        with dynamo.config.patch(
-            fail_on_recompile_limit_hit=True, recompile_limit=MAX_COMPILED, accumulated_recompile_limit=MAX_COMPILED
-        ):
-            yield
-    finally:
-        dynamo.reset()
+def prepare(variant: Variant, images: Tensor, mode: str, latency: bool, min_seconds: float) -> None:
+    """Bring the variant into the form that is run, warm it up, and take the peak memory where allocators tell it."""
+    with failures_flagged(variant):
+        if mode != "onnx":
+            variant.sdpa_backend = sdpa_backends(variant.model, images[:1])
+        variant.model = as_run(variant.model, mode)
+        for batch in (images, images[:1]) if latency and len(images) > 1 else (images,):
+            warm_up(variant, batch, mode, min_seconds)
+        if mode in ("eager", "compiled"):  # graphs hold what they need, and other runtimes allocate by themselves
+            variant.peak_memory_mib = peak_memory_mib(variant.model, images)
 
 
-def prepare(variant: Variant, images: Tensor, compile: bool, latency: bool, min_seconds: float) -> None:
-    """Warm up until two passes in a row take the same time, choose the passes per sample, and take the peak memory."""
-    with out_of_memory_flagged(variant):
-        variant.sdpa_backend = sdpa_backends(variant.model, images[:1])
-        if compile:
-            variant.model = torch.compile(variant.model, dynamic=False)
-        for batch in (images, images[:1]) if latency else (images,):
-            last, settled = math.inf, False
-            for _ in range(MAX_WARM_UP):
-                with compile_errors(variant) if compile else nullcontext():
-                    took = seconds(variant.model, batch, 1)
-                settled, last = abs(took - last) <= SETTLED * took, took
-                if settled:
-                    break
-            if not settled:
-                variant.flags.append(f"warm-up at batch {len(batch)} did not settle in {MAX_WARM_UP} passes")
-            variant.repeats[len(batch)] = max(1, math.ceil(min_seconds / last))
-        variant.peak_memory_mib = peak_memory_mib(variant.model, images)
+def warm_up(variant: Variant, images: Tensor, mode: str, min_seconds: float) -> None:
+    """Run until two passes in a row take the same time, and choose the passes per sample."""
+    last, settled = math.inf, False
+    for number in range(MAX_WARM_UP):
+        with compile_errors(variant.name, mode):
+            took = seconds(variant.model, images, 1)
+        settled = abs(took - last) <= SETTLED * took and (mode != "graphs" or number > RECORDED)
+        last = took
+        if settled:
+            break
+    if not settled:
+        variant.flags.append(f"warm-up at batch {len(images)} did not settle in {MAX_WARM_UP} passes")
+    variant.repeats[len(images)] = max(1, math.ceil(min_seconds / last))
 
 
 def sample(variant: Variant, images: Tensor, latency: bool) -> None:
-    """One sample of throughput and one of latency, unless the variant has run out of memory."""
+    """One sample of throughput and one of latency, which are the same at batch 1, unless the variant has failed."""
     if variant.failed:
         return
-    with out_of_memory_flagged(variant):
-        repeats = variant.repeats
-        variant.samples_s.append(seconds(variant.model, images, repeats[len(images)]))
-        if latency:
+    with failures_flagged(variant):
+        repeats, alone = variant.repeats, len(images) == 1
+        variant.samples_s.append(seconds(variant.model, images, repeats[len(images)], wait=alone))
+        if latency and alone:
+            variant.latency_s.append(variant.samples_s[-1])
+        elif latency:
             variant.latency_s.append(seconds(variant.model, images[:1], repeats[1], wait=True))
 
 
-def of_memory(error: Exception) -> bool:
-    """Raised by an allocator; the CPU's raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
 @contextmanager
-def compile_errors(variant: Variant) -> Iterator[None]:
-    """Raises NotCompiled in place of what dynamo, inductor or the compiler behind them say on many lines."""
+def failures_flagged(variant: Variant) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if of_memory(error):
-            raise
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        compiler = os.environ.get("CXX", "g++")
-        hint = "" if shutil.which(compiler) else f"; no C++ compiler is installed ({compiler}), which CPUs need"
-        raise NotCompiled(f"{variant.name} cannot be compiled: {said}{hint}; leave out --compile") from error
-
-
-@contextmanager
-def out_of_memory_flagged(variant: Variant) -> Iterator[None]:
-    try:
-        yield
+    except NotRun as error:
+        variant.failed = True
+        variant.flags.append(str(error))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not of_memory(error):
             raise

@@ -24,7 +24,10 @@ from cropr.dense import reads_maps
 from cropr.nearest import one_of
 from cropr.vit import ReducedViT
 
-__all__ = ["ABOUT", "FORMATS", "Exported", "NotExported", "export", "file_of", "refusal", "runner", "verify"]
+__all__ = [
+    "ABOUT", "FORMATS", "Exported", "NotExported", "export", "file_of", "missing_packages", "refusal", "runner",
+    "verify",
+]  # fmt: skip
 
 FORMATS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "pt2": ()}  # and the packages each of them needs
 ABOUT = "cropr-study"
@@ -71,11 +74,16 @@ def export(model: ReducedViT, format: str, about: dict[str, Any]) -> Exported:
     """
     if reason := refusal(model, format):
         raise ValueError(f"cannot be exported as {format}: {reason}")
-    if missing := [name for name in FORMATS[format] if find_spec(name) is None]:
+    if missing := missing_packages(format):
         raise ValueError(f"{format} needs {', '.join(missing)}: pip install 'cropr-study[export]'")
     folded = model.fold().eval()
     data = file_of(folded, format, images_for(model, TRACED), json.dumps(about))
     return Exported(data, verify(folded, format, data))
+
+
+def missing_packages(format: str) -> list[str]:
+    """What must be installed to write and run `format`, and is not."""
+    return [name for name in FORMATS[format] if find_spec(name) is None]
 
 
 @torch.no_grad()
@@ -116,12 +124,17 @@ def stable_sort() -> Callable[..., Any]:
     return sort
 
 
-def runner(format: str, data: bytes) -> Callable[[Tensor], list[Tensor]]:
-    """Images -> outputs of an exported file, by onnxruntime on a CPU or by torch."""
+def runner(format: str, data: bytes, num_threads: int = 0) -> Callable[[Tensor], list[Tensor]]:
+    """Images -> outputs of an exported file, by onnxruntime on a CPU or by torch. `num_threads`: of onnxruntime; 0: as
+    it chooses."""
     if format == "onnx":
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        # Its threads spin for a while when they have nothing to do, and whoever computes next would wait for them.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda images: [torch.from_numpy(out) for out in session.run(None, {name: images.numpy()})]
     module = torch.export.load(io.BytesIO(data)).module()

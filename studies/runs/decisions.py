@@ -1,4 +1,5 @@
-"""What reducers decide, counted while a model is scored: ties at the cut, and under a mask the share that is kept.
+"""What reducers decide, counted while a model is scored: ties at the cut, under a mask the share that is kept, and what
+is kept of mirror images.
 
 A score that saturates has no order: where the last patch that stays and the first that leaves are equal, the place on
 the grid decides, and not the method.
@@ -6,19 +7,21 @@ the grid decides, and not the method.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cropr.reducer import Reducer, observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
+from studies.data import Batch, Data
 from studies.tasks.kept import KeptPatches
 from studies.training.distributed import ALONE, World
 
-__all__ = ["Decisions", "asked_shares", "watched"]
+__all__ = ["Decisions", "asked_shares", "kept_of_mirrored", "watched"]
 
 
 class Decisions:
@@ -77,3 +80,29 @@ def watched(model: ReducedViT, device: str, kept: KeptPatches | None = None) -> 
     decisions = Decisions(model, device, kept)
     with observed(decisions.reducers, decisions.note):
         yield decisions
+
+
+@torch.inference_mode()
+def kept_of_mirrored(
+    model: ReducedViT, data: Data, items: Sequence[int], size: int, device: str, amp: torch.dtype | None = None
+) -> np.ndarray:
+    """What `model` (in eval mode) leaves of the mirror images (left is right) of test items, `size` at a time: of each
+    place of the image itself behind how many reductions the place that it comes to lie on is live, [n, L] uint8."""
+    patches = KeptPatches(model, data.num_test)
+    patches.items = torch.as_tensor(items)
+    with watched(model, device, patches):
+        for batch in patches.of(_mirrored(data, items, size, model.grid_size)):
+            truth = None if batch.truth is None else batch.truth.to(device)
+            with torch.autocast(device, dtype=amp, enabled=amp is not None), model.told(truth):
+                model(batch.images.to(device))
+    level = patches.arrays()["level"]
+    return np.ascontiguousarray(level.reshape(-1, *model.grid_size)[:, :, ::-1]).reshape(level.shape)
+
+
+def _mirrored(data: Data, items: Sequence[int], size: int, grid: tuple[int, int]) -> Iterator[Batch]:
+    for first in range(0, len(items), size):
+        batch = data.test_items(items[first : first + size])
+        labels = batch.patch_target
+        if labels is not None:
+            labels = labels.unflatten(1, grid).flip(2).flatten(1)
+        yield batch._replace(images=batch.images.flip(3), patch_target=labels)

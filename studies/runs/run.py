@@ -24,7 +24,7 @@ from studies.measure.flops import check_macs
 from studies.models.deploy import save
 from studies.models.methods import facts, parse_one
 from studies.models.reducers import Built, Unreachable, build
-from studies.runs.decisions import asked_shares, watched
+from studies.runs.decisions import asked_shares, kept_of_mirrored, watched
 from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
@@ -180,8 +180,8 @@ def _evaluate(
     amp = getattr(torch, config.recipe.amp) if config.recipe and config.recipe.amp else None
     task = load_task(config.task)
     num, batches_of = (data.num_val, data.val_batches) if split == "val" else (data.num_test, data.test_batches)
-    size = min(task.eval_batch(data.image_size), num // world.size)  # a batch for every process
-    batches = batches_of(max(1, size), world.turns)
+    size = max(1, min(task.eval_batch(data.image_size), num // world.size))  # a batch for every process
+    batches = batches_of(size, world.turns)
     model.masked_eval = masked
     scored = model if masked else model.fold()
     kept = KeptPatches(scored, num) if split == "test" and not masked else None
@@ -193,7 +193,10 @@ def _evaluate(
         seen = {"masked": {"asked": asked_shares(scored), "kept": decisions.kept_share(world)}}
     else:
         seen = {"tied_at_cut": decisions.tied_at_cut(world)}
-    return Score(*scores, kept.arrays(world) if kept else {}, seen)
+    live = kept.arrays(world) if kept else {}
+    if live:
+        live["mirrored"] = kept_of_mirrored(scored, data, live["item"].tolist(), size, config.device, amp)
+    return Score(*scores, live, seen)
 
 
 def _record(config: RunConfig, method: Method, data: Data, started: str) -> dict[str, Any]:

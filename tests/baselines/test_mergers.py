@@ -17,7 +17,9 @@ from baselines.mergers.kmedoids import KMedoids
 from baselines.mergers.mctf import MCTF
 from baselines.mergers.pitome import PiToMe
 from baselines.mergers.tofu import ToFu
+from cropr.macs import count
 from cropr.tokens import Attended, Tokens
+from studies.models.backbones import create_backbone
 from studies.models.methods import builtin, parse, parse_one
 from studies.models.reducers import build
 
@@ -532,3 +534,20 @@ def test_dtem_counts_on_in_training_and_leaves_the_last_block_alone():
     found = place("dtem", tiny("token"), NUM_PATCHES, r=4)
     assert {block: reducer.num_live for block, reducer in found.items()} == {0: 36, 1: 32, 2: 28, 3: 24}
     assert found[0].width == 64 and builtin()["dtem"](width=8).own(7)[1] == {"freeze_backbone_epochs": 7}
+
+
+PUBLISHED = {  # 10^9 MACs that the papers state; "off": one more or less leaves, which must miss
+    ("vit_small_patch16_224", "tofu:r={}", 13): (2.7, 0.05),  # arXiv 2312.01026, table of AugReg models
+    ("deit_tiny_patch16_224", "mctf:r={}", 16): (0.71, 0.01),  # arXiv 2403.10030, with one-step-ahead attention
+    ("deit_small_patch16_224", "mctf:r={}", 16): (2.60, 0.05),
+}
+
+
+@pytest.mark.parametrize(("backbone", "method", "r"), PUBLISHED)
+def test_published_macs(backbone, method, r):
+    published, rounding = PUBLISHED[backbone, method, r]
+    with torch.device("meta"):  # costs need no weights
+        vit = create_backbone(backbone, pretrained=False)
+        found = [count(build(vit, parse_one(method.format(n), False), None).model) for n in (r, r - 1, r + 1)]
+    apart = [abs(macs.backbone / 1e9 - published) for macs in found]
+    assert apart[0] < rounding and min(apart[1:]) > rounding

@@ -31,7 +31,8 @@ WORDS = {
     ("studies/launch/profile.py", "none"): 1,
     ("studies/models/checkpoints.py", "none"): 1,  # no head
     ("studies/measure/flops.py", "none"): 1,  # fvcore's option
-    ("studies/commands/bench.py", "none"): 2,  # no data, so no fingerprint
+    ("studies/commands/bench/kept.py", "none"): 1,  # no data, so no fingerprint, as in the next one
+    ("studies/commands/bench/timed.py", "none"): 1,
     ("studies/config.py", "none"): 1,  # how None is typed
     ("results/figures/plots.py", "none"): 2,  # matplotlib's words, as in the next one
     ("results/figures/labels.py", "none"): 1,

@@ -7,7 +7,7 @@ import pandas as pd
 from results.figures.numbers import NOTHING, fixed
 from results.html.content import Grid
 from results.pages.tables import budget
-from results.statistics.insight.kept import BETWEEN_METHODS, BETWEEN_SEEDS, CONSISTENCY, RECALL
+from results.statistics.insight.kept import BETWEEN_FLIPS, BETWEEN_METHODS, BETWEEN_SEEDS, CONSISTENCY, RECALL
 
 __all__ = ["kept_grids"]
 
@@ -18,16 +18,23 @@ _SAID = (
     "successive reducers, over the patches that reach the later one; what ranks no patches has none. ± is half the "
     "width of the 95 % interval. All blocks with intervals are in kept.csv."
 )
+_MIRRORED = (
+    " Mirror image: left is right, and its live patches are laid back on the image; a choice that mirroring does not "
+    "change has 1."
+)
 
 
 def kept_grids(kept: pd.DataFrame, max_pairs: int) -> list[Grid]:
     """A row per variant of `insight.kept.kept_frame`, and a row per pair of methods, where there are at most so
     many."""
     of_variants, pairs = (kept[(kept["measure"] == BETWEEN_METHODS) == between] for between in (False, True))
-    rows = [_row(own) for _, own in of_variants.groupby(["study", "variant", "curve"], sort=False)]
+    flipped = bool((of_variants["measure"] == BETWEEN_FLIPS).any())
+    rows = [_row(own, flipped) for _, own in of_variants.groupby(["study", "variant", "curve"], sort=False)]
     header = ["method", "budget", "blocks", "live patches", "foreground recall, % (by chance)", "recall by block, %"]
-    header += ["IoU between seeds (by chance)", "rank consistency by block"]
+    header += ["IoU between seeds (by chance)", *([f"{BETWEEN_FLIPS} (by chance)"] if flipped else [])]
+    header += ["rank consistency by block"]
     said = _SAID.format(items=" or ".join(f"{count:,}" for count in sorted(set(kept["items"]))))
+    said += _MIRRORED if flipped else ""
     grids = [Grid("Patches that are kept", header, rows, said)] if rows else []
     if 0 < len(pairs) <= max_pairs:
         header = ["budget", "method", "and", "IoU", "95 % interval", "by chance"]
@@ -43,7 +50,7 @@ def kept_grids(kept: pd.DataFrame, max_pairs: int) -> list[Grid]:
     return grids
 
 
-def _row(own: pd.DataFrame) -> list[str]:
+def _row(own: pd.DataFrame, flipped: bool) -> list[str]:
     first = next(own.itertuples())
     blocks = own.drop_duplicates("block")
     by_measure = {name: rows for name, rows in own.groupby("measure", sort=False)}
@@ -57,6 +64,7 @@ def _row(own: pd.DataFrame) -> list[str]:
         _last(recall, 100, 1),
         NOTHING if recall is None else " → ".join(fixed(100 * value, 0) for value in recall["value"]),
         _last(by_measure.get(BETWEEN_SEEDS), 1, 2),
+        *([_last(by_measure.get(BETWEEN_FLIPS), 1, 2)] if flipped else []),
         NOTHING if steady is None else " → ".join(_rho(value) for value in steady["value"]),
     ]
 

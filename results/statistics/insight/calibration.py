@@ -1,13 +1,10 @@
 """Calibration of variants: ECE with its interval and its difference to dense, and accuracy by confidence."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from results.records.frames import declared_metrics, run_frame
-from results.records.store import CorruptRecord, Records, read_predictions
-from results.statistics.analysis import Analysis, analyse
+from results.records.store import CorruptRecord, read_predictions
+from results.statistics.analysis import Analysis, compared
 from results.statistics.metrics.calibration import NUM_BINS, bin_of
 
 __all__ = ["ECE", "add_calibration", "reliability_frame"]
@@ -18,17 +15,16 @@ _VARIANT = ["study", "curve", "variant", "role", "budget_asked", "seeds"]
 _DIFFERENCE = {f"difference{part}_points": f"ece_difference{part}_points" for part in ("", "_low", "_high")}
 
 
-def add_calibration(variants: pd.DataFrame, studies: Sequence[Records]) -> None:
+def add_calibration(found: Analysis) -> None:
     """Puts `ece` with `_low` and `_high` (shares), its difference to the dense model (`ece_difference_points` with
-    `_low` and `_high`, `ece_p_holm`) into the frame, which is of the same `studies`: from the resamples of the metric
-    itself. NaN where a record has no confidences; no columns where none has."""
-    name = next((own["name"] for own in declared_metrics(studies) if own.get("statistic") == ECE), None)
-    if name is None:
-        return
-    found = analyse(run_frame(studies, name)).variants
-    named = {"metric": ECE, "metric_low": "ece_low", "metric_high": "ece_high", "p_holm": "ece_p_holm"} | _DIFFERENCE
-    for column, own in named.items():
-        variants[own] = found[column].to_numpy()
+    `_low` and `_high`, `ece_p_holm`) into the frame of variants: from the resamples of the metric itself. NaN where a
+    record has no confidences; no columns where ECE was not read beside the metric."""
+    for runs, replicates in found.beside.values():
+        if runs["metric_statistic"].iat[0] == ECE:
+            named = {"metric": ECE, "metric_low": "ece_low", "metric_high": "ece_high", "p_holm": "ece_p_holm"}
+            own = compared(runs, replicates)
+            for column, name in (named | _DIFFERENCE).items():
+                found.variants[name] = own[column].to_numpy()
 
 
 def reliability_frame(found: Analysis) -> pd.DataFrame:

@@ -24,8 +24,8 @@ from results.statistics.curves import GROUP, variant_name
 
 __all__ = ["MEASURES", "Kept", "chance_iou", "iou", "kept_frame", "read_kept"]
 
-RECALL, BETWEEN_SEEDS, BETWEEN_METHODS, CONSISTENCY = MEASURES = (
-    "foreground recall", "IoU between seeds", "IoU between methods", "rank consistency",
+RECALL, BETWEEN_SEEDS, BETWEEN_FLIPS, BETWEEN_METHODS, CONSISTENCY = MEASURES = (
+    "foreground recall", "IoU between seeds", "IoU with the mirror image", "IoU between methods", "rank consistency",
 )  # fmt: skip
 MAX_RUNS = 300  # whose files are read
 _VARIANT = ["study", "curve", "variant", "status", "role", "budget_asked", "budget_reached", "floor", "seeds"]
@@ -41,6 +41,7 @@ class Kept:
     level: np.ndarray  # [I, L] uint8, behind how many of them each patch is live
     foreground: np.ndarray  # [I, L] bool, patches with something to predict; none where the data set does not say
     consistency: np.ndarray  # [I, R - 1] Spearman's rho of each reducer with the one before; NaN: no order of patches
+    mirrored: np.ndarray | None = None  # [I, L] `level` of the mirror images, at the places of the images; None: older
 
     def live(self, number: int = -1) -> np.ndarray:
         """[I, L] bool, behind reduction `number`, from 0; -1: the last."""
@@ -58,8 +59,11 @@ def read_kept(run_dir: str) -> Kept | None:
         level = arrays["level"]
         foreground = np.unpackbits(arrays["foreground"], axis=1, count=level.shape[1]).astype(bool)
         consistency = arrays["consistency"].astype(np.float64)
-        found = Kept(arrays["item"], arrays["cluster"], arrays["blocks"], level, foreground, consistency)
+        mirrored = arrays.get("mirrored")
+        found = Kept(arrays["item"], arrays["cluster"], arrays["blocks"], level, foreground, consistency, mirrored)
         lengths = {len(column) for column in (found.item, found.cluster, level, foreground, consistency)}
+        if mirrored is not None and mirrored.shape != level.shape:
+            raise ValueError(f"mirrored {mirrored.shape}, level {level.shape}")
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise CorruptRecord(path, f"not what live patches are ({error})") from None
     if len(lengths) != 1 or 0 in lengths or consistency.shape[1:] != (len(found.blocks) - 1,):
@@ -87,6 +91,8 @@ def kept_frame(found: Analysis) -> pd.DataFrame:
         all patches.
     IoU between seeds: of the live patches of two seeds on the same image behind `block`, mean over all pairs; the
         interval is over items alone.
+    IoU with the mirror image: of the live patches of an image behind `block` and those of its mirror image, these at
+        the places that they have in the image.
     rank consistency: Spearman's rho over the patches that enter the reducer at `block` between its scores and those of
         the reducer before.
     IoU between methods: with the variant `other` of the same budget, in the same seed, behind the last reduction of
@@ -150,6 +156,11 @@ def _of_variant(own: list[Kept]) -> Iterator[dict[str, Any]]:
             pairs = [_agreement(first, second) for first, second in combinations(live, 2)]
             shares, chance = np.mean([pair[0] for pair in pairs], axis=0), float(np.mean([pair[1] for pair in pairs]))
             yield at | {"measure": BETWEEN_SEEDS, **_mean(shares[None], cluster), "chance": chance}
+        flipped = [one.mirrored > number for one in own if one.mirrored is not None]
+        if len(flipped) == len(own):
+            both = [_agreement(one, other) for one, other in zip(live, flipped, strict=True)]
+            shares, chance = np.stack([pair[0] for pair in both]), float(np.mean([pair[1] for pair in both]))
+            yield at | {"measure": BETWEEN_FLIPS, **_mean(shares, cluster), "chance": chance}
         alike = np.stack([one.consistency[:, number - 1] for one in own]) if number else np.full((1, 1), np.nan)
         if np.isfinite(alike).all(axis=0).any():
             yield at | {"measure": CONSISTENCY, **_mean(alike, cluster), "chance": np.nan}

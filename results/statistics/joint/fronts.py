@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from results.statistics import bootstrap
-from results.statistics.compare import POINTS, Replicates, trained_alike
+from results.statistics.compare import POINTS, trained_alike
 from results.statistics.curves import GROUP
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = [
     "REFERENCE", "add_front_probability", "add_improvement", "curve_frame", "front_probability", "hypervolume",

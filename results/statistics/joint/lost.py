@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from results.statistics.compare import POINTS, Replicates, paired_runs
+from results.statistics.compare import POINTS, paired_runs
+from results.statistics.metrics.replicates import Replicates
 
 __all__ = ["add_lost"]
 

@@ -15,10 +15,11 @@ from results.statistics.bootstrap import Population
 from results.statistics.metrics import average_precision, calibration
 from results.statistics.metrics.average_precision import AREAS, Matches
 
-__all__ = ["STATISTICS", "Statistic", "read_values"]
+__all__ = ["PLACES", "STATISTICS", "Statistic", "items_of", "read_values"]
 
 AP_RESAMPLES, AP_RESAMPLES_OF_SIZE = 1000, 400  # each costs a millisecond
 FIGURES = ("minus_kl", "class_cosine", "patch_cosine")  # of items, as their arrays are named
+PLACES = ("centre", "between", "border")  # of the object of an item, by the numbers in the array `place`
 KINDS = ("box", "mask")  # of objects, as their arrays are named
 
 
@@ -35,7 +36,12 @@ class Statistic(NamedTuple):
 def read_values(run_dir: str, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Any]:
     """Items in ascending order, their clusters, and their values: [I], [I], and what `statistic` makes of the arrays.
     Raises FileNotFoundError, CorruptRecord."""
-    arrays, path = read_predictions(run_dir), f"{run_dir}/predictions.npz"
+    return items_of(run_dir, read_predictions(run_dir), statistic)
+
+
+def items_of(run_dir: str, arrays: dict[str, np.ndarray], statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Any]:
+    """`read_values` of a file that was read. Raises CorruptRecord."""
+    path = f"{run_dir}/predictions.npz"
     try:
         item, cluster, value = arrays["item"], arrays["cluster"], statistic.values(arrays)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -64,9 +70,16 @@ def _hits(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays["prediction"] == arrays["target"]
 
 
-def _gaps(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Hit minus confidence of each item, in the column of its bin, [I, M]."""
-    return calibration.gaps(_hits(arrays), arrays["confidence"])
+def _sure(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Hit (1 or 0) and confidence of each item, [I, 2], as small as they are recorded."""
+    confidence = arrays["confidence"]
+    return np.stack([_hits(arrays).astype(confidence.dtype), confidence], axis=1)
+
+
+def _hits_at(place: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Of each item whether its object is at this place and it was hit, and whether it is there at all, [I, 2]."""
+    there = arrays["place"] == place
+    return np.stack([_hits(arrays) & there, there], axis=1)
 
 
 def _mean_of(name: str) -> Statistic:
@@ -91,8 +104,20 @@ def _resample_hits(population: Population, own: list[np.ndarray], resamples: int
 
 
 def _resample_ece(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
-    observed = [np.abs(sums.sum(axis=0)).sum() / population.sizes.sum() for sums in own]
-    return observed, calibration.resample_calibration_error(own, population.sizes, resamples)
+    observed = [calibration.calibration_error(*values.T) for values in own]
+    return observed, calibration.resample_calibration_error(own, population, resamples)
+
+
+def _resample_share(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
+    """Of sums [C, 2], the first over the second."""
+    columns = np.concatenate(own, axis=1)  # [C, 2 R]
+    observed = np.array([sums[0] / sums[1] if sums[1] else np.nan for sums in (one.sum(axis=0) for one in own)])
+    values = np.empty((len(own), resamples))
+    for start, weights in bootstrap.cluster_weights(len(population.sizes), resamples):
+        sums = (weights.astype(np.float64) @ columns).reshape(len(weights), len(own), 2)
+        seen = sums[..., 1]
+        values[:, start : start + len(weights)] = (sums[..., 0] / np.where(seen > 0, seen, np.nan)).T
+    return observed, values
 
 
 def _resample_iou(population: Population, own: list[np.ndarray], resamples: int) -> tuple[Any, Any]:
@@ -119,7 +144,8 @@ def _average_precision(kind: str, area: str) -> Statistic:
 
 STATISTICS = {
     "mean": Statistic(_hits, _sums, _resample_hits),
-    "ece": Statistic(_gaps, _sums, _resample_ece, real=True),
+    "ece": Statistic(_sure, lambda _, values: values, _resample_ece, real=True),
+    **{f"mean_{name}": Statistic(partial(_hits_at, at), _sums, _resample_share) for at, name in enumerate(PLACES)},
     **{f"mean_{name}": _mean_of(name) for name in FIGURES},
     "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
     **{f"{kind}_ap": _average_precision(kind, "all") for kind in KINDS},

@@ -10,8 +10,9 @@ import synthetic_records
 
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
-from results.statistics.compare import add_differences_to_dense, add_intervals, largest_families, pairwise, replicate
+from results.statistics.compare import add_differences_to_dense, add_intervals, largest_families, pairwise
 from results.statistics.curves import mixed_notes, pareto_front, twin_notes, variant_frame
+from results.statistics.metrics.replicates import replicate
 
 
 def _hit(share: float, num_items: int = 500, seed: int = 0) -> np.ndarray:
@@ -23,7 +24,7 @@ def _hit(share: float, num_items: int = 500, seed: int = 0) -> np.ndarray:
 def _compared(*studies: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     runs = run_frame([load_records(study) for study in studies])
     variants = variant_frame(runs)
-    replicates = replicate(runs, max(largest_families(variants).values()))
+    (replicates,) = replicate([runs], max(largest_families(variants).values()))
     means = add_intervals(variants, replicates)
     add_differences_to_dense(variants, runs, replicates, means)
     return runs, variants, pairwise(variants, runs, replicates, means)
@@ -266,6 +267,7 @@ def test_predictions_that_contradict_the_record_are_named(tmp_path: Path) -> Non
     synthetic_records.write_run(tmp_path, "cropr", 0.5, 0, _hit(0.9), metrics=metrics)
     synthetic_records.write_run(tmp_path, "cropr", 0.5, 1, _hit(0.9))
     (tmp_path / "runs" / "cropr-0.5-s1" / "predictions.npz").unlink()
-    notes = replicate(run_frame([load_records(tmp_path)]), 1).notes
+    (found,) = replicate([run_frame([load_records(tmp_path)])], 1)
+    notes = found.notes
     assert "its record says 95.00%, its predictions 90.00%" in notes[1]
     assert "cropr-0.5-s1: no interval" in notes[0]

@@ -8,6 +8,7 @@ import pytest
 import synthetic_records
 
 from results.pages.report import Page, build
+from results.pages.sections.kept import kept_grids
 from results.records.frames import run_frame
 from results.records.store import load_records
 from results.statistics.analysis import analyse
@@ -20,7 +21,7 @@ METHODS = ("random", "cropr", "evit")
 
 def write_kept(study, seeds=2):
     """Nested live patches; Cropr looks for the foreground, and ToMe's records are older."""
-    rng = np.random.default_rng(0)
+    rng, other = np.random.default_rng(0), np.random.default_rng(1)
     foreground = rng.random((ITEMS, GRID)) < 0.3
     foreground[7] = False  # an image of nothing
     for name in METHODS:
@@ -30,10 +31,11 @@ def write_kept(study, seeds=2):
             level = sum((rank < keep).astype(np.uint8) for keep in KEEP)
             consistency = rng.uniform(-1, 1, (ITEMS, 2)).astype(np.float16)
             consistency[:, 1] = np.nan if name == "evit" else consistency[:, 1]
+            newer = {} if name == "evit" else {"mirrored": other.permuted(level, axis=1)}
             np.savez(
-                study / "runs" / f"{name}-0.5-s{seed}" / "kept.npz", item=np.arange(ITEMS) * 3, blocks=np.array(BLOCKS),
-                cluster=np.arange(ITEMS) // 2, level=level, foreground=np.packbits(foreground, axis=1),
-                consistency=consistency,
+                study / "runs" / f"{name}-0.5-s{seed}" / "kept.npz", **newer, blocks=np.array(BLOCKS),
+                item=np.arange(ITEMS) * 3, cluster=np.arange(ITEMS) // 2, level=level,
+                foreground=np.packbits(foreground, axis=1), consistency=consistency,
             )  # fmt: skip
 
 
@@ -132,6 +134,36 @@ def test_agreement_between_seeds_and_recall_by_block_against_loops(study, frame)
     assert recalls[0] == pytest.approx(KEEP[-1] / GRID, abs=0.1) and recalls[1] > 0.7
 
 
+def test_agreement_with_the_mirror_image_against_loops(study, frame):
+    rows = frame[frame["measure"] == "IoU with the mirror image"]
+    assert set(rows["variant"]) == {"random@0.5", "cropr@0.5"}  # EViT's records are older
+    for method in ("random", "cropr"):
+        for number, block in enumerate(BLOCKS):
+            by_seed = []
+            for seed in (0, 1):
+                with np.load(study / "runs" / f"{method}-0.5-s{seed}" / "kept.npz") as arrays:
+                    mirrored = arrays["mirrored"].tolist()
+                other = [{i for i, own in enumerate(row) if own > number} for row in mirrored]
+                pairs = list(zip(sets(study, method, seed, number)[0], other, strict=True))
+                by_seed.append([len(a & b) / len(a | b) for a, b in pairs])
+            row = row_of(rows, "IoU with the mirror image", method, block=block)
+            assert row["value"] == pytest.approx(np.mean(by_seed), abs=1e-12)
+            assert row["chance"] == pytest.approx(chance_iou(KEEP[number], KEEP[number], GRID))
+            if (method, number) == ("cropr", 2):
+                assert (row["low"], row["high"]) == pytest.approx(ends(by_seed, np.ones(ITEMS, bool)))
+
+
+def test_mirror_images_stand_in_the_table_and_older_records_have_no_such_column(study, frame):
+    (grid, *_) = kept_grids(frame, 100)
+    column = grid.header.index("IoU with the mirror image (by chance)")
+    cells = {row[0]: row[column] for row in grid.rows}
+    row = row_of(frame, "IoU with the mirror image", "cropr", block=3)
+    half = (row["high"] - row["low"]) / 2
+    assert cells["Cropr"] == f"{row['value']:.2f} ± {half:.2f} ({row['chance']:.2f})" and cells["EViT"] == "–"
+    (older, *_) = kept_grids(frame[frame["measure"] != "IoU with the mirror image"], 100)
+    assert len(older.header) == len(grid.header) - 1 and "irror" not in older.said and "Mirror image" in grid.said
+
+
 def test_rank_consistency_stands_at_the_later_reducer(study, frame):
     for number, block in ((1, 2), (2, 3)):
         rho = [sets(study, "cropr", seed)[2][:, number - 1] for seed in (0, 1)]
@@ -152,7 +184,7 @@ def test_report_has_a_file_and_a_section_and_older_records_none(study, frame):
     recall = row_of(frame, "foreground recall", "cropr", block=3)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:4] == ["0, 2, 3", "5.0"] and cells[4].startswith(f"{100 * recall['value']:.1f} ± ")
-    assert cells[4].endswith("(25.0)") and len(cells[5].split(" → ")) == 3 and len(cells[7].split(" → ")) == 2
+    assert cells[4].endswith("(25.0)") and len(cells[5].split(" → ")) == 3 and len(cells[8].split(" → ")) == 2
     assert "## Agreement on patches between methods at the same budget" in text
     page = (study / "report" / "index.html").read_text()
     assert "Patches that are kept" in page and cells[5] in page and report.summary is not None

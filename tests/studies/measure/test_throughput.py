@@ -17,17 +17,10 @@ from results.records.frames import speed_frame
 from results.records.store import Records
 from studies.measure import NotCompiled, clock
 from studies.measure.clock import peak_memory_mib
+from studies.measure.modes import compile_errors, num_threads, running
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
 from studies.measure.speed_record import spread
-from studies.measure.throughput import (
-    Variant,
-    check_record,
-    compile_errors,
-    compiling,
-    flag_speedup,
-    measure,
-    round_orders,
-)
+from studies.measure.throughput import check_record, flag_speedup, measure, round_orders
 
 SETTING = dict(dense="none", img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
 
@@ -67,6 +60,7 @@ def test_record_is_what_the_report_reads(record):
     assert json.loads(json.dumps(record)) == record
     assert [v["variant"] for v in record["variants"]] == ["none", "cropr@0.7", "tome@0.7"]
     assert (record["batch_size"], record["img_size"], record["rounds"], record["compiled"]) == (4, 16, 5, False)
+    assert (record["mode"], record["scenario"]) == ("eager", "offline")
     assert record["num_threads"] == torch.get_num_threads() and record["device_name"]
     frame = speed_frame([as_study(record)])
     figures = [
@@ -205,17 +199,18 @@ def test_what_cannot_be_compiled_is_said_and_is_no_lack_of_memory(monkeypatch):
         def forward(self, images):
             raise RuntimeError("no such thing\non line 7")
 
-    variant = Variant("other", Unknown())
-    said = "^other cannot be compiled: no such thing; leave out --compile$"
-    with pytest.raises(NotCompiled, match=said), compile_errors(variant):
-        variant.model(None)
+    model = Unknown()
+    said = "^other cannot be compiled: no such thing; leave out --mode compiled$"
+    with pytest.raises(NotCompiled, match=said), compile_errors("other", "compiled"):
+        model(None)
     monkeypatch.setenv("CXX", "no-compiler-of-this-name")
     said = r"thing; no C\+\+ compiler is installed \(no-compiler-of-this-name\)"
-    with pytest.raises(NotCompiled, match=said), compile_errors(variant):
-        variant.model(None)
-    memory = torch.OutOfMemoryError("a lot")
-    with pytest.raises(torch.OutOfMemoryError), compile_errors(variant):
-        raise memory
+    with pytest.raises(NotCompiled, match=said), compile_errors("other", "graphs"):
+        model(None)
+    with pytest.raises(torch.OutOfMemoryError), compile_errors("other", "compiled"):
+        raise torch.OutOfMemoryError("a lot")
+    with pytest.raises(RuntimeError, match="^no such thing"), compile_errors("other", "eager"):
+        model(None)
 
 
 def test_more_variants_than_dynamo_would_compile_by_itself():
@@ -228,11 +223,32 @@ def test_more_variants_than_dynamo_would_compile_by_itself():
             for batch in (2, 1):
                 model(torch.zeros(batch, 2))
 
-    with compiling(True):
+    with running("compiled"):
         run_all()
     with pytest.raises(dynamo.exc.FailOnRecompileLimitHit), dynamo.config.patch(fail_on_recompile_limit_hit=True):
         run_all()
     dynamo.reset()
+
+
+def test_one_image_at_a_time_is_latency_and_throughput_alike():
+    record = measure({"none": variants()["none"]}, **SETTING | {"batch_size": 1})
+    (row,) = record["variants"]
+    assert record["scenario"] == "single stream"
+    for own, other in (("median", "median"), ("p5", "p95"), ("p95", "p5")):
+        assert row["latency_ms"][own] == pytest.approx(1e3 / row["images_per_s"][other])
+
+
+def test_a_model_without_a_form_is_flagged_and_others_go_on():
+    models = variants() | {"blind": OutOfMemory(100)}  # no ReducedViT, so nothing that could be exported
+    models["blind"].vit = nn.Module()
+    models["blind"].vit.head = nn.Identity()
+    models["blind"].reads_truth = True
+    with num_threads(1):
+        record = measure(models, **SETTING | {"rounds": 2}, mode="onnx", latency=False)
+    dense, *_, blind = record["variants"]
+    assert dense["images_per_s"]["median"] > 0 and blind["images_per_s"]["median"] is None
+    assert blind["flags"][0].startswith("cannot be exported as onnx: a reducer reads the labels")
+    assert (record["mode"], record["num_threads"], record["scenario"]) == ("onnx", 1, "offline")
 
 
 def test_latency_can_be_left_out():

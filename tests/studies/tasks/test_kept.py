@@ -10,7 +10,7 @@ from cropr.reducer import observed
 from studies.data import Batch
 from studies.models.methods import parse_one
 from studies.models.reducers import build
-from studies.runs.decisions import watched
+from studies.runs.decisions import kept_of_mirrored, watched
 from studies.tasks import kept
 from studies.tasks.kept import KeptPatches, followed, rank_correlation
 
@@ -85,6 +85,35 @@ def test_live_patches_are_those_of_loops(spec):
             expected = spearmanr([first[place] for place in both], [second[place] for place in both]).statistic
             assert rho == pytest.approx(expected, abs=2e-3)
     assert np.isnan(found["consistency"]).all() == (spec == "tome")
+
+
+class Items:
+    """The test items of a data set, by number."""
+
+    num_test = NUM
+
+    def test_items(self, items):
+        parts = [torch.cat(column) for column in zip(*(batch[:5] for batch in batches()), strict=True)]
+        return Batch(*(part[list(items)] for part in parts))
+
+
+@pytest.mark.parametrize("spec", ["norm", "evit", "tome", "oracle"])
+@torch.inference_mode()
+def test_live_patches_of_mirror_images_lie_on_the_images(spec):
+    model = made(spec)
+    height, width = model.grid_size
+    found = kept_of_mirrored(model, Items(), FOLLOWED, 2, "cpu")
+    assert found.shape == (len(FOLLOWED), NUM_PATCHES) and found.dtype == np.uint8
+    images, truth = (torch.cat([batch[part] for batch in batches()]) for part in (0, 4))
+    differ = 0
+    for row, item in enumerate(FOLLOWED):
+        labels = [[int(truth[item][y * width + width - 1 - x] > 0) for x in range(width)] for y in range(height)]
+        with model.told(torch.tensor(labels).reshape(1, -1) if model.reads_truth else None):
+            levels, _ = slowly(model, torch.stack([images[item][..., -1 - x] for x in range(images.shape[-1])], dim=-1))
+        back = [levels[y * width + width - 1 - x] for y in range(height) for x in range(width)]
+        assert found[row].tolist() == back
+        differ += back != levels
+    assert differ == len(FOLLOWED)  # left as they lie they would be others
 
 
 def test_nothing_is_recorded_where_nothing_leaves_or_an_image_is_seen_twice():

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from command_line import study
 from safetensors.torch import save_file
 
@@ -19,6 +21,14 @@ from studies.models.backbones import create_backbone
 from studies.models.methods import parse
 
 ARGS = ("bench", "--backbone", "scenes_vit", "--reducers", "random,cropr", "--rounds", 2, "--img-sizes", "32,48")
+SMALL = {
+    "backbone": "scenes_vit",
+    "reducers": "tome",
+    "budgets": "0.6",
+    "batch_sizes": "1",
+    "rounds": 2,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,9 @@ def test_figures_follow_from_samples_and_macs(record):
 
 def test_lines_say_what_a_reader_needs(record):
     text = list(lines([{"backbone": "scenes_vit", **record}]))
-    assert all(word in text[0] for word in ("scenes_vit", "32 px", "batch 2", "float32", "5 interleaved rounds"))
+    assert all(
+        word in text[0] for word in ("scenes_vit", "32 px", "batch 2 (offline)", "float32", "5 interleaved rounds")
+    )
     rows = {line.split()[0]: line for line in text[2:] if line}
     cropr = next(row for row in record["variants"] if row["variant"] == "cropr@0.6")
     figures = (cropr["ratio"]["median"], cropr["ratio_to_random"]["median"], cropr["speedup_per_mac_ratio"])
@@ -118,7 +130,7 @@ def test_the_resolution_study_times_dense_models_of_several_sizes(tmp_path):
 
 
 def test_detectors_are_timed_whole_and_reported(tmp_path):
-    options = Bench("scenes_vit", "cropr", "0.6", "1", None, 2, "float32", "cpu", False, tmp_path, task="detection")
+    options = Bench(**SMALL | {"reducers": "cropr", "out": tmp_path, "task": "detection"})
     (record,) = run(options, [].append)
     assert run(options, [].append) == [record]  # read again
     dense, cropr = record["variants"]
@@ -140,13 +152,66 @@ def test_detectors_are_timed_whole_and_reported(tmp_path):
 
 def test_several_dtypes_are_a_record_each(tmp_path):
     said = []
-    options = Bench("scenes_vit", "tome", "0.6", "1", None, 2, "float32,bfloat16,float32", "cpu", False, tmp_path)
+    options = Bench(**SMALL | {"dtype": "float32,bfloat16,float32", "out": tmp_path})
     records = run(options, said.append)
     assert [(record["dtype"], len(record["variants"])) for record in records] == [("float32", 2), ("bfloat16", 2)]
     assert len({record["id"] for record in records}) == 2 and "batch 1, bfloat16" in said[-1]
     assert [line.split(", ")[3] for line in lines(records) if "scenes_vit" in line] == ["float32", "bfloat16"]
     with pytest.raises(ValueError, match="unknown dtype 'bfloat'; did you mean bfloat16"):
         run(replace(options, dtype="float32,bfloat"), said.append)
+
+
+def test_modes_and_threads_are_a_record_each(tmp_path):
+    """ONNX as far as there is one: what draws at random has none, and the others go on."""
+    said, before = [], torch.get_num_threads()
+    options = Bench(**SMALL | {"reducers": "random,tome", "mode": "eager,onnx", "threads": "1,2", "out": tmp_path})
+    records = run(options, said.append)
+    found = [(record["mode"], record["num_threads"], record["compiled"]) for record in records]
+    assert found == [("eager", 1, False), ("eager", 2, False), ("onnx", 1, False), ("onnx", 2, False)]
+    assert torch.get_num_threads() == before and len({record["id"] for record in records}) == 4
+    for record in records[2:]:
+        dense, chance, tome = record["variants"]
+        assert dense["ratio"]["median"] == 1 and tome["ratio"]["median"] > 0 and tome["peak_memory_mib"] is None
+        assert chance["flags"] == [
+            "cannot be exported as onnx: a reducer draws at random from the bits of the image, which the exporter's "
+            "operators do not read"
+        ]
+        assert chance["images_per_s"]["median"] is None and record["sdpa_backend"] is None
+    text = "\n".join(lines(records))
+    assert "batch 1 (single stream), float32, onnx, " in text and "1 thread, " in text and "2 threads, " in text
+    assert run(options, said.append) == records and "32 px, batch 1, float32, onnx, 2 threads: read from" in said[-1]
+    names = {row["study"] for _, row in speed_frame([load_records(tmp_path)]).iterrows()}
+    folder = tmp_path.name
+    assert names == {f"{folder}, {mode}, {n} threads" for mode in ("eager", "onnx") for n in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"mode": "eager,graph"}, "unknown mode 'graph'; did you mean graphs"),
+        ({"mode": "graphs"}, "mode graphs records CUDA graphs and needs a GPU, not the device cpu; valid: eager"),
+        ({"mode": "onnx", "dtype": "float32,bfloat16"}, "mode onnx computes in float32 only, not bfloat16"),
+        ({"threads": "1,0"}, "number of threads '0' is no whole number from 1 on"),
+        ({"batch_sizes": "1,bset"}, "batch size 'bset' is no whole number"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        run(Bench(**SMALL | change | {"out": tmp_path}), [].append)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_batch_is_looked_for_once_and_kept(tmp_path):
+    options, said = Bench(**SMALL | {"batch_sizes": "best,3", "out": tmp_path}), []
+    best, three = run(options, said.append)
+    rates = {int(batch): rate for batch, rate in best["batch_search"]["images_per_s"].items()}
+    sizes = list(rates)
+    assert sizes == [2**i for i in range(len(sizes))] and best["batch_size"] in sizes and three["batch_size"] == 3
+    grown = [rates[after] >= 1.05 * rates[before] for before, after in pairwise(sizes)]
+    assert all(grown[:-1]) and not grown[-1] and best["batch_size"] == sizes[-2]
+    assert "of none: images/s" in "\n".join(lines([best])) and "-bbest-" in best["id"]
+    said.clear()
+    assert run(options, said.append) == [best, three] and not any("looking for" in line for line in said)
 
 
 def test_a_checkpoint_is_timed(tmp_path):
@@ -165,7 +230,7 @@ def test_an_image_that_patches_do_not_divide_is_refused():
 def test_a_missing_compiler_is_named_and_ends_the_command(tmp_path):
     """What was compiled before lies in a cache, and would need no compiler."""
     done = study(
-        "bench", "--backbone", "scenes_vit", "--reducers", "none", "--compile", "--rounds", 1,
+        "bench", "--backbone", "scenes_vit", "--reducers", "none", "--mode", "compiled", "--rounds", 1,
         CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 1 and "out of memory" not in done.stdout + done.stderr

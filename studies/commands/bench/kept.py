@@ -1,0 +1,60 @@
+"""The records of `bench` in a folder: one for each measurement, and which study they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.records.schema import SCHEMA, Study, read
+from results.records.store import Claim, write_json
+from studies.commands.bench.asked import BEST, Bench, Setting
+from studies.tasks import TASKS
+
+if TYPE_CHECKING:
+    from studies.measure.bench import Candidates
+
+__all__ = ["claimed", "folder_of", "identify", "study_of"]
+
+STUDY = {"study": "bench", "dataset": "no data"}
+
+
+def study_of(options: Bench) -> dict[str, Any]:
+    """What is the same of all records of a folder."""
+    said = STUDY | {"task": options.task, "backbone": options.backbone}
+    return said | ({"window": options.window} if options.window else {})
+
+
+def identify(options: Bench) -> None:
+    """Say what is in `out`, or compare. Raises ValueError where it holds another backbone or task."""
+    from studies.study import writable
+
+    if options.out is None:
+        return
+    writable(options.out)
+    if not (options.out / "study.json").exists():
+        write_json(options.out / "study.json", {"schema": SCHEMA, **study_of(options), "data_fingerprint": "none"})
+        return
+    there = read(options.out / "study.json", Study)
+    for key, value in ({"window": None} | study_of(options)).items():
+        if there.get(key) != value:
+            raise ValueError(f"{options.out} holds records of {key} {there.get(key)}, not {value}; give another --out")
+
+
+def claimed(folder: Path) -> Claim:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Claim(folder)
+
+
+def folder_of(options: Bench, found: Candidates, device: str, setting: Setting) -> Path | None:
+    """Where the record of a measurement is kept: its name says the setting, and holds a digest of all that it is of."""
+    import torch
+
+    if options.out is None:
+        return None
+    content = [options.backbone, sorted(found.models), *setting, options.rounds, options.task, options.window]
+    content += ["whole"] if TASKS[options.task].detector else []
+    digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
+    batch = setting.batch_size or BEST
+    return options.out / "speed" / f"{device}-{found.img_size}px-b{batch}-{digest}"

@@ -1,0 +1,85 @@
+"""What a person reads of the records of `bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from results.figures.numbers import Unit, macs_unit
+
+__all__ = ["lines"]
+
+HEADER = [
+    "variant", "{}", "of linear layers", "MAC ratio", "images/s", "latency at batch 1, ms", "speedup",
+    "speedup / MAC ratio", "x random on the same schedule",
+]  # fmt: skip
+WHOLE = ["whole images/s", "whole speedup"]
+
+
+def lines(records: list[dict[str, Any]]) -> Iterator[str]:
+    """What a person reads: for each record its setting, a table of its variants, and what is flagged."""
+    for record in records:
+        yield from _setting(record)
+        whole = "whole" in record
+        unit = macs_unit(row["macs_g"]["total"] for row in record["variants"])
+        if whole:
+            yield from _about_whole(record, unit)
+        header = [title.format(unit.name) for title in HEADER + WHOLE * whole]
+        table = [header, *(_cells(row, whole, unit) for row in record["variants"])]
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        for row in table:
+            cells = [
+                text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield "  ".join(cells).rstrip()
+        yield from (f"{row['variant']}: {flag}" for row in record["variants"] for flag in row["flags"])
+        yield from (f"{row['variant']}: unreachable, floor {row['floor']:.3f}" for row in record["unreachable"])
+        yield ""
+
+
+def _setting(record: dict[str, Any]) -> Iterator[str]:
+    mode = "" if record["mode"] == "eager" else f", {record['mode']}"
+    count = record["num_threads"]
+    threads = "" if record["device"] == "cuda" else f", {count} thread{'s' * (count > 1)}"
+    yield (
+        f"{record['backbone']}, {record['img_size']} px, batch {record['batch_size']} ({record['scenario']}), "
+        f"{record['dtype']}{mode}, {record['device_name']}{threads}, {record['rounds']} interleaved rounds; "
+        "median [5th, 95th percentile]"
+    )
+    if search := record.get("batch_search"):
+        rates = ", ".join(f"{number:.1f} at {batch}" for batch, number in search["images_per_s"].items())
+        yield f"batch {record['batch_size']} is the best of {search['variant']}: images/s {rates}; {search['ended']}"
+
+
+def _about_whole(record: dict[str, Any], unit: Unit) -> Iterator[str]:
+    """What stands behind the encoder, and how the whole was timed."""
+    behind = record["variants"][0]["detector"]
+    regions = f"{behind['num_proposals']:,} proposals and {behind['num_detections']} detections"
+    yield (
+        f"of the encoder; behind it pyramid {unit.text(behind['pyramid_macs_g'], 4)} and heads "
+        f"{unit.text(behind['heads_macs_g'], 4)} {unit.name}, for {regions}"
+    )
+    yield f"whole: with pyramid, heads and what follows, batch 1, {regions} of an image, fixed as weights are random"
+
+
+def _cells(row: dict[str, Any], whole: bool, unit: Unit) -> list[str]:
+    macs, of_whole = row["macs_g"], row.get("whole") or {}
+    figures = [_spread(of_whole.get("images_per_s"), 2), _spread(of_whole.get("ratio"), 3)]
+    return [
+        row["variant"], *("-" if cost is None else unit.text(cost, 4) for cost in (macs["total"], macs.get("linear"))),
+        _fixed(row["mac_ratio"], 2),
+        _spread(row["images_per_s"], 1), _spread(row["latency_ms"], 2), _spread(row["ratio"], 3),
+        _fixed(row["speedup_per_mac_ratio"], 3), _spread(row["ratio_to_random"], 3),
+        *(figures if whole else []),
+    ]  # fmt: skip
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _spread(value: dict[str, Any] | None, decimals: int) -> str:
+    if value is None or value["median"] is None:
+        return "-"
+    median, p5, p95 = (f"{value[key]:.{decimals}f}" for key in ("median", "p5", "p95"))
+    return f"{median} [{p5}, {p95}]"

@@ -1,0 +1,82 @@
+"""The measurements of `bench`, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+from results.records.schema import SCHEMA
+from results.records.store import read_result, write_json
+from studies.commands.bench.asked import Bench, Plan, Setting, plan
+from studies.commands.bench.kept import claimed, folder_of, identify, study_of
+from studies.tasks import TASKS
+
+if TYPE_CHECKING:
+    from studies.measure.bench import Candidates
+    from studies.measure.detector import Whole
+
+__all__ = ["run"]
+
+Say = Callable[[str], None]
+
+
+def run(options: Bench, progress: Say) -> list[dict[str, Any]]:
+    """One speed record for each image size, dtype, mode, number of threads and batch size, with random weights. With
+    `out` each is kept in out/speed/ as soon as it is there; one that is there already is read, not measured again.
+    Raises ValueError, OSError; studies.measure.NotCompiled."""
+    from studies.measure.bench import candidates
+
+    asked = plan(options)
+    identify(asked.options)
+    records = []
+    for vit in asked.vits:
+        found = candidates(vit, asked.variants)
+        records += [record_of(asked, found, setting, progress) for setting in asked.settings]
+    return records
+
+
+def record_of(asked: Plan, found: Candidates, setting: Setting, progress: Say) -> dict[str, Any]:
+    """One interleaved measurement of all variants, or the record of it."""
+    from studies.measure.modes import num_threads
+
+    folder = folder_of(asked.options, found, asked.device, setting)
+    said = f"{found.img_size} px, {setting}"
+    with nullcontext() if folder is None else claimed(folder), num_threads(setting.threads):
+        if folder is not None and (folder / "result.json").exists():
+            progress(f"{said}: read from {folder}")
+            return read_result(folder / "result.json")
+        identity = {"id": folder.name if folder else None, "schema": SCHEMA, "status": "done", "quick": False}
+        timing = timed(asked, found, setting, lambda text: progress(f"{said}: {text}"))
+        record = identity | study_of(asked.options) | timing
+        if folder is not None:
+            write_json(folder / "result.json", record)
+    return record
+
+
+def timed(asked: Plan, found: Candidates, setting: Setting, progress: Say) -> dict[str, Any]:
+    """The record of `time_candidates`, with its provenance and, where the batch was looked for, what was seen."""
+    from studies.measure.bench import best_of, time_candidates
+    from studies.runs.provenance import now, provenance
+
+    started, options = now(), asked.options
+    common: Any = {"device": asked.device, "dtype": setting.dtype, "mode": setting.mode, "progress": progress}
+    batch, search = setting.batch_size, {}
+    if batch is None:
+        batch, seen = best_of(found, **common)
+        search = {"batch_search": seen}
+    timing = time_candidates(
+        found, _whole(found) if TASKS[options.task].detector else None, batch_size=batch, rounds=options.rounds,
+        **common,
+    )  # fmt: skip
+    origin = provenance(asked.device, dtype=setting.dtype, seeds={}, fingerprint="none", started=started)
+    return timing | search | {"provenance": origin}
+
+
+def _whole(found: Candidates) -> Whole:
+    """Detectors with random weights, on one image."""
+    import torch
+
+    from studies.measure.detector import Whole
+
+    return Whole(cast(Any, found.models), torch.randn(1, 3, found.img_size, found.img_size), fixed=True)
