@@ -58,17 +58,12 @@ def _title(record: dict[str, Any]) -> str:
     return f"{record['backbone']}, {record['img_size']} px, {record['task']}"
 
 
-def _mode(record: dict[str, Any]) -> str:
-    """eager, compiled, ..."""
-    return record.get("mode") or ("compiled" if record.get("compiled") else "eager")
-
-
 def _order(record: dict[str, Any]) -> tuple:
-    return -len(record["dtype"]), record["dtype"], _mode(record) != "eager", record["batch_size"]
+    return -len(record["dtype"]), record["dtype"], record["mode"] != "eager", record["batch_size"]
 
 
 def _setting(record: dict[str, Any]) -> str:
-    return f"batch {record['batch_size']}, {record['dtype']}, {_mode(record)}"
+    return f"batch {record['batch_size']}, {record['dtype']}, {record['mode']}"
 
 
 def _machine(record: dict[str, Any], timed: dict[str, Any] | None = None) -> str:
@@ -123,12 +118,13 @@ def _training(files: list[dict[str, Any]]) -> Iterator[str]:
         yield _row(f"`{name}`", *(_interval(file["over_dense"].get(name)) for file in files))
     yield ""
     for file in files:
-        deviations = ", ".join(f"{value:.0e}" for value in file["deviation_of_blocks"])
         yield f"* {file['backbone']} at {file['budget']:g} of the MACs: {_machine(file)}."
         yield (
             "* The fused attention under a mask against the exact one, largest difference of a patch that stays over "
-            f"the standard deviation of patches, behind each block (random weights): {deviations}."
+            "the standard deviation of patches, behind each block of a model with random weights:"
         )
+        for how, deviations in file["deviation_of_blocks"].items():
+            yield f"  * {how}: {', '.join(f'{value:.0e}' for value in deviations)}"
 
 
 def _rounded(files: list[dict[str, Any]]) -> Iterator[str]:

@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from benchmarks.gpu_plan import (  # noqa: E402
-    BUDGETS,
     LIMIT_S,
     PARTS,
     ROUNDS,
@@ -120,7 +119,7 @@ def speed(setting: Setting, device: str, dtype: str, rounds: int) -> dict[str, A
 
     vit = backbone(setting.backbone, setting.img_size)
     models, costs = {"none": build(vit, parse_one("none")).model.eval()}, {"none": 1.0}
-    wanted = [(spec, budget) for budget in BUDGETS for spec in SPECS]
+    wanted = [(spec, budget) for budget in setting.budgets for spec in SPECS]
     wanted += [("cropr:queries=1024", 0.5)] if setting.kind == "queries" else []
     for spec, budget in wanted:
         model = build(vit, parse_one(spec), budget).model.fold().eval()
@@ -128,16 +127,11 @@ def speed(setting: Setting, device: str, dtype: str, rounds: int) -> dict[str, A
         costs[f"{spec}@{budget:g}"] = dense_macs(vit) / count(model).total
     measured = measure(
         models, dense="none", img_size=setting.img_size, batch_size=setting.batch_size, device=device, dtype=dtype,
-        rounds=rounds, min_seconds=0.03, latency=False, **form(setting.kind == "compiled"),
+        rounds=rounds, min_seconds=0.03, latency=False, mode=setting.mode,
     )  # fmt: skip
     for row in measured["variants"]:
         row["mac_ratio"] = costs[row["variant"]]
     return measured
-
-
-def form(compiled: bool) -> dict[str, Any]:
-    """Arguments of `measure` that say so."""
-    return {"compile": compiled}
 
 
 BACKBONES: dict[tuple[str, int], Any] = {}

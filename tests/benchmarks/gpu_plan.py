@@ -24,8 +24,8 @@ STEP_SHARE, VARIANT_SHARE = 3.6, 0.7  # a training step, and the mean variant, i
 
 @dataclass(frozen=True)
 class Setting:
-    """One measurement. `kind`: "speed", "compiled", "queries" (Cropr with one for each of 1,024 patches) or
-    "training"."""
+    """One measurement. `kind`: "speed", "compiled", "graphs" (CUDA graphs, at the lower budget), "queries"
+    (Cropr with one for each of 1,024 patches) or "training"."""
 
     part: int
     kind: str
@@ -39,10 +39,19 @@ class Setting:
         return f"{self.kind}-{self.backbone}-{self.img_size}px-b{self.batch_size}-{self.precision}"
 
     @property
+    def mode(self) -> str:
+        """Of `bench`."""
+        return self.kind if self.kind in ("compiled", "graphs") else "eager"
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return BUDGETS[1:] if self.kind == "graphs" else BUDGETS
+
+    @property
     def num_variants(self) -> int:
         if self.kind == "training":
             return len(SPECS) + 2  # dense, and the fused mask
-        return 1 + len(SPECS) * len(BUDGETS) + (self.kind == "queries")
+        return 1 + len(SPECS) * len(self.budgets) + (self.kind == "queries")
 
     @property
     def estimate_s(self) -> float:
@@ -50,7 +59,7 @@ class Setting:
         dense = 2e9 * GMACS[self.backbone, self.img_size] * self.batch_size / RATES[self.precision]
         share = STEP_SHARE if self.kind == "training" else VARIANT_SHARE
         once = max(PASS_S * (2 if self.kind == "training" else 1), share * dense)
-        making = COMPILE_S if self.kind == "compiled" else BUILD_S
+        making = BUILD_S if self.mode == "eager" else COMPILE_S
         return self.num_variants * (making + (ROUNDS + WARM) * once)
 
 
@@ -77,7 +86,7 @@ def plan(part: int) -> list[Setting]:
             largest(2, "speed", EVA, 448, precision, most)
             for precision, most in (("bfloat16", 1), ("bfloat16", 64), ("tf32", 16), ("float32", 16))
         ]
-        found += [Setting(2, "compiled", SMALL, 224, 256, "bfloat16")]
+        found += [Setting(2, "compiled", SMALL, 224, 256, "bfloat16"), Setting(2, "graphs", SMALL, 224, 1, "bfloat16")]
     return list(dict.fromkeys(found))
 
 

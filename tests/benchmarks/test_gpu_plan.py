@@ -11,6 +11,7 @@ from benchmarks.gpu_plan import BASE, EVA, GMACS, LARGE, LIMIT_S, PARTS, PRECISI
 from command_line import ROOT
 
 from cropr.macs import dense_macs
+from studies.measure.modes import MODES
 from studies.models.backbones import create_backbone
 
 SCRIPT = ROOT / "tests" / "benchmarks" / "gpu.py"
@@ -30,7 +31,7 @@ def test_what_was_asked_for_is_planned():
         assert {s.precision for s in mine} == set(PRECISIONS)
         assert min(s.batch_size for s in mine) == 1 and max(s.batch_size for s in mine) == 256
     assert {s.precision for s in both if s.backbone == EVA} == set(PRECISIONS)
-    assert {s.kind for s in both} == {"speed", "compiled", "queries", "training"}
+    assert {s.kind for s in both} == {"speed", "compiled", "graphs", "queries", "training"}
     assert {s.precision for s in both if s.kind == "training"} == set(PRECISIONS)
 
 
@@ -64,6 +65,10 @@ def test_without_a_gpu_it_refuses(tmp_path):
 
 def test_its_tests_are_there_and_marked():
     assert "pytest.mark.gpu" in (ROOT / TESTS).read_text()
+
+
+def test_modes_are_those_of_bench():
+    assert {setting.mode for part in PARTS for setting in plan(part)} <= set(MODES)
 
 
 SETTINGS = [("speed", "float32"), ("queries", "bfloat16"), ("training", "float32")]

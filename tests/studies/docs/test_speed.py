@@ -16,8 +16,7 @@ PAGE = speed_page()
 def sections(record):
     """The lines of the page below the settings of `record`."""
     title = f"## {record['backbone']}, {record['img_size']} px, {record['task']}\n"
-    mode = record.get("mode") or ("compiled" if record.get("compiled") else "eager")
-    setting = f"**batch {record['batch_size']}, {record['dtype']}, {mode}**"
+    setting = f"**batch {record['batch_size']}, {record['dtype']}, {record['mode']}**"
     section = PAGE.partition(title)[2].partition("\n## ")[0]
     return section.partition(setting)[2].partition("\n**")[0].splitlines()
 
