@@ -23,7 +23,7 @@ HEAD = (
 YARDSTICKS = (
     "Time of a plain implementation of the same equations, with explicit attention softmax(QKᵀ/√d)V and the same "
     "weights (tests/benchmarks/plain.py), over ours, in the same rounds: above 1 ours is faster. Median [95 % "
-    "bootstrap interval]."
+    "bootstrap interval]. Processor time, where it is said, is that of the process: other work runs on the machine."
 )
 TRAINING = (
     "Forward, loss, backward and AdamW over those of the dense model, in the same rounds: median [95 % bootstrap "
@@ -71,11 +71,13 @@ def _machine(record: dict[str, Any], timed: dict[str, Any] | None = None) -> str
     origin, timed = record["provenance"], timed or record
     load = timed.get("load_of_others")
     others = "load of others unknown" if load is None else f"others kept {load:.2f} cores busy"
-    threads = "" if origin["device"] == "cuda" else f", {origin['num_threads']} threads"
+    num = timed.get("num_threads", origin["num_threads"])
+    threads = "" if origin["device"] == "cuda" else f", {num} thread{'s' * (num != 1)}"
+    clock = ", processor time" if timed.get("clock") == "processor" else ""
     dirty = " (changed)" if origin["dirty"] else ""
     return (
         f"{origin['device_name']}{threads}, torch {origin['packages']['torch']}, commit {origin['commit'][:7]}{dirty}, "
-        f"{timed['rounds']} rounds, {others}"
+        f"{timed['rounds']} rounds{clock}, {others}"
     )
 
 
@@ -98,14 +100,14 @@ def _yardsticks(files: list[dict[str, Any]]) -> Iterator[str]:
     timed = [(record, file) for file in files for record in file["records"]]
     names = list(dict.fromkeys(name for record, _ in timed for name in record["yardsticks"]))
     yield ""
-    yield from _rows(("", *(f"{r['img_size']} px, batch {r['batch_size']}, {r['dtype']}" for r, _ in timed)))
+    yield from _rows(("", *(f"{r['img_size']} px, batch {r['batch_size']}" for r, _ in timed)))
     for name in names:
         yield _row(f"`{name}`", *(_interval(record["yardsticks"].get(name)) for record, _ in timed))
     yield ""
     for record, file in timed:
         yield (
             f"* {record['backbone']} at {record['budget']:g} of the MACs, {record['img_size']} px, batch "
-            f"{record['batch_size']}: {_machine(file | {'rounds': record['rounds']}, record)}."
+            f"{record['batch_size']}: {_machine(file, record)}."
         )
 
 
@@ -137,9 +139,12 @@ def _rounded(files: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     for file in files:
         yield f"* {file['what']}; commit {file['provenance']['commit'][:7]}."
-        for record in file["speed"]:
+        for record in file["costs"]:
             costs = ", ".join(f"`{name}` {_interval(cost)}" for name, cost in record["cost"].items())
-            yield f"* Time over that with rounded scores, batch {record['batch_size']}, bfloat16: {costs}."
+            yield (
+                f"* Time over that with rounded scores, batch {record['batch_size']}, bfloat16 "
+                f"({_machine(file, record)}): {costs}."
+            )
 
 
 def _gpu(folder: Path) -> Iterator[str]:

@@ -149,17 +149,18 @@ def backbone(name: str, img_size: int) -> Any:
 
 def training(setting: Setting, device: str, rounds: int) -> dict[str, Any]:
     import torch
+    from benchmarks.rounds import ratio_of, timed
     from benchmarks.training_step import SPECS as STEPS
-    from benchmarks.training_step import Labelled, stepper, teacher, timed
-    from benchmarks.yardsticks import ratio_of
+    from benchmarks.training_step import Labelled, stepper, teacher
 
     images = torch.randn(setting.batch_size, 3, setting.img_size, setting.img_size, device=device)
     batch = Labelled(images, torch.randint(0, 10, (setting.batch_size,), device=device))
     dtype = torch.bfloat16 if setting.precision == "bfloat16" else None
     steps = {spec: stepper(spec, 0.5, batch, device, dtype, setting.backbone) for spec in STEPS}
-    samples = timed(steps | {"teacher": teacher(batch, device, setting.backbone)}, rounds, device)
+    record = timed(steps | {"teacher": teacher(batch, device, setting.backbone)}, rounds, device)
+    samples = record["samples_s"]
     over_dense = {name: ratio_of(samples["none"], own) for name, own in samples.items()}
-    return {"budget": 0.5, "rounds": rounds, "samples_s": samples, "over_dense": over_dense}
+    return {"budget": 0.5, **record, "over_dense": over_dense}
 
 
 if __name__ == "__main__":
