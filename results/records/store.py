@@ -1,6 +1,7 @@
 """The record directory of a study: the state of a run from its files alone, and all records at once.
 
     DIR/study.json              what the study is
+    DIR/items.npz               thumbnails of some test items, see items.py
     DIR/runs/<id>/              config.json, result.json or failure.json, log.jsonl, claim.json, and of test items
                                 predictions.npz, kept.npz and corrupted.npz
     DIR/speed/<id>/result.json  one timing of all variants, with failure.json and claim.json as above

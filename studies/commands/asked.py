@@ -56,6 +56,7 @@ class Options:
     timing: bool = True
     corruptions: str | None = None  # None: none
     rerun: bool = False
+    thumbnails: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
 

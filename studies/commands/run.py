@@ -34,6 +34,7 @@ from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from studies.commands.asked import OwnWay
+    from studies.data import Data
 
 __all__ = [
     "Options",
@@ -145,19 +146,22 @@ def wanted(options: Options) -> Resources:
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
-    from studies.launch.here import in_torchrun
+    from studies.launch.here import follows, in_torchrun
     from studies.study import check_identity, writable
+    from studies.thumbnails import keep_thumbnails
 
     if in_torchrun() and options.corruptions:
         raise ValueError("under torchrun nothing is scored under --corruptions: give it in a command without torchrun")
     if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
         raise ValueError("under torchrun all processes share one run: no --launcher slurm, no --jobs, no --rerun")
-    fingerprint = preflight(configs)
+    data = preflight(configs)
     writable(options.directory)
     study = study_of(options)
     recipe = recipe_of(options) if study.train == "recipe" else None
     said = {"question": question_of(options)} | ({"claim": study.claim} if study.file else {})
-    check_identity(configs, options.directory, fingerprint, recipe, said)
+    check_identity(configs, options.directory, data.fingerprint, recipe, said)
+    if options.thumbnails and not follows():
+        keep_thumbnails(data, options.directory)
     if options.rerun:
         set_aside(record_dirs(configs, options), options.directory)
 
@@ -172,8 +176,8 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
     return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
 
-def preflight(configs: list[RunConfig]) -> str:
-    """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
+def preflight(configs: list[RunConfig]) -> Data:
+    """Build every variant once, before any work: what cannot be is refused now. Returns the data set."""
     from studies.data.datasets import create_dataset
     from studies.launch.here import in_torchrun
     from studies.models.backbones import create_backbone, options_of
@@ -210,7 +214,7 @@ def preflight(configs: list[RunConfig]) -> str:
     if not reachable:
         raise ValueError("; ".join(floors))
     check_shared(data, first.recipe, int(os.environ.get("WORLD_SIZE", 1)) if in_torchrun() else 1)
-    return data.fingerprint
+    return data
 
 
 def errors_of(failed: list[str], out: Path) -> list[str]:

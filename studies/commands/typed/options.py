@@ -11,7 +11,8 @@ from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
     "CorruptionsOption", "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption",
-    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TimingOption",
+    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "ThumbnailsOption",
+    "TimingOption",
     "WindowOption", "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
@@ -28,6 +29,9 @@ MethodOption = Annotated[
 WindowOption = Annotated[
     str | None,
     typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
+]
+ThumbnailsOption = Annotated[
+    bool, typer.Option(help="Keep small pictures of 128 test items, for the page, in items.npz, or leave that out.")
 ]
 PageOption = Annotated[bool, typer.Option("--page/--no-page", help="Write report/index.html, a page to explore.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
