@@ -41,6 +41,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def no_autocast(x: Tensor) -> AbstractContextManager:
     """It would round `x` again. Nothing where there is none: what is exported should not hold it."""
-    kind = x.device.type  # where only shapes are counted (meta) there is no autocast to ask for
-    on = kind != "meta" and torch.is_autocast_enabled(kind)
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # the meta device has none to ask for
     return torch.autocast(kind, enabled=False) if on else nullcontext()
