@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,12 +15,12 @@ from results.records.frames import run_frame
 from results.records.store import Records, load_records
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import POINTS, differences, trained_alike
+from studies.docs.speed import RECORDS
 
 __all__ = ["about", "measured", "overview"]
 
-RECORDS = Path("docs/records")  # `make docs` and the tests run in the root of the repository
 FIELD = "field"
-SPEED = "methods"  # of `bench`
+SPEED = "speed/methods"  # of `bench`
 YARDSTICK = "cropr"
 
 
@@ -32,9 +31,6 @@ def about() -> list[str]:
     origin = run["provenance"]
     seeds = sorted(found.runs["seed"].dropna().astype(int).unique())
     dense = found.variants[found.variants["is_dense"]].iloc[0]
-    timings = _timings()
-    clock = timings[0]
-    rounds = ", ".join(f"{one['rounds']} at batch {one['batch_size']}" for one in timings)
     return [
         f"**Accuracy**: `cropr-study run {FIELD}`, {dense['backbone']} on {dense['dataset']}, top-1 of "
         f"{int(dense['num_items']):,} test items, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, commit "
@@ -44,6 +40,17 @@ def about() -> list[str]:
         "fine-tuned dense model, reduced. Minus random: random pruning that leaves as many tokens at every block, "
         "trained or not likewise. The standard five methods have learning rates chosen on validation items, the others "
         "the recipe as it is.",
+        *_about_speed(),
+    ]
+
+
+def _about_speed() -> list[str]:
+    timings = _timings()
+    if not timings:
+        return []
+    clock = timings[0]
+    rounds = ", ".join(f"{one['rounds']} at batch {one['batch_size']}" for one in timings)
+    return [
         "",
         f"**Speed**: `cropr-study bench`, {clock['backbone']} at {clock['img_size']} px, random weights, "
         f"{clock['dtype']}, {clock['num_threads']} threads of an {clock['device_name']}, commit "
@@ -101,6 +108,8 @@ def _field() -> tuple[Records, Analysis]:
 @cache
 def _timings() -> list[dict[str, Any]]:
     """Of `bench`, smallest batch first."""
+    if not (RECORDS / SPEED).exists():
+        return []
     return sorted(load_records(RECORDS / SPEED).speeds.values(), key=lambda record: record["batch_size"])
 
 
