@@ -19,6 +19,7 @@ from results.pages.sections import curves, further, kept, live, missed, objects
 from results.records import frames
 from results.records.items import Items, read_items
 from results.records.published import published_points
+from results.records.scalars import scalar_frame
 from results.records.store import CorruptRecord, Records, load_records, write_bytes
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import comparable
@@ -69,7 +70,7 @@ class Page:
 def build(
     dirs: Sequence[Path], published: bool = False, page: Page | None = None, figures: str = "one-column"
 ) -> Report:
-    """Writes into `report/` of the first of `dirs`: summary.csv, speed.csv, pairwise.csv, what is known of whole curves
+    """Writes into `report/` of the first of `dirs`: summary.csv, runs.csv, speed.csv, pairwise.csv, what is known of whole curves
     (curves.csv, equal_cost.csv, cost_at_loss.csv), health.json, table.md, table.tex, the figures, answer.json where a
     study declared a question, with `page` index.html, and README.md, which says what each file is. Several directories
     are compared in one report. Of a task with more metrics than one each further one has its table, its files and its
@@ -129,6 +130,7 @@ def build(
     sections += filter(None, [further.break_even_grid(speeds), missed.missed_grid(lost, items)])
     sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
+        "runs.csv": scalar_frame(studies).to_csv(index=False),
         "speed.csv": speeds.to_csv(index=False),
         "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
     }

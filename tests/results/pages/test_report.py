@@ -45,7 +45,7 @@ def _text(report: Report) -> str:
 
 
 def test_files_of_a_report(study: Path, report: Report) -> None:
-    names = {"summary.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
+    names = {"summary.csv", "runs.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
     names |= {"curves.csv", "equal_cost.csv", "cost_at_loss.csv", "README.md"}
     names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg", "pdf")}
     assert {path.name for path in (study / "report").iterdir()} == {path.name for path in report.paths} == names
@@ -66,9 +66,10 @@ def test_figures_fit_two_columns_with_fonts_of_the_same_size(study: Path, tmp_pa
         for figure in FIGURES:
             assert imread(tmp_path / size / "report" / f"{figure}.png").shape[1] == 300 * width
             svg = (tmp_path / size / "report" / f"{figure}.svg").read_text()
-            assert f'width="{72 * width:g}pt"' in svg and b"/MediaBox" in (
-                tmp_path / size / "report" / f"{figure}.pdf"
-            ).read_bytes()
+            assert (
+                f'width="{72 * width:g}pt"' in svg
+                and b"/MediaBox" in (tmp_path / size / "report" / f"{figure}.pdf").read_bytes()
+            )
             fonts[figure, size] = set(re.findall(r"scale\((0\.0\d+) -", svg))  # of glyphs, by size of the font
     for figure in FIGURES:
         assert fonts[figure, "one-column"] == fonts[figure, "two-column"] != set()
