@@ -15,7 +15,7 @@ from results.html.page import page as html
 from results.pages import answer_box, health_box, notes, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
-from results.pages.sections import curves, further, kept, live, missed, objects
+from results.pages.sections import curves, further, kept, live, missed, objects, robustness
 from results.records import frames
 from results.records.items import Items, read_items
 from results.records.published import published_points
@@ -28,6 +28,7 @@ from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 from results.statistics.insight.calibration import ECE, add_calibration, reliability_frame
 from results.statistics.insight.kept import kept_frame
+from results.statistics.insight.robustness import add_robustness, robustness_frame
 from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
@@ -95,6 +96,8 @@ def build(
     found = analyse(runs, beside)
     variants, items = found.variants, _items(studies)
     add_calibration(found)
+    corrupted = robustness_frame(found)
+    add_robustness(variants, corrupted)
     reliability = reliability_frame(found)
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     title = notes.title_of(variants)
@@ -125,6 +128,7 @@ def build(
     sections += [grid for metric in metrics if metric["name"] in details
                 for grid in objects.details_grids(details[metric["name"]], metric)]  # fmt: skip
     sections += [objects.coverage_grid(coverage)] if len(coverage) else []
+    sections += [robustness.robustness_grid(corrupted, metrics[0]["label"])] if len(corrupted) else []
     sections += kept.kept_grids(patches, _MAX_PAIRS) if len(patches) else []
     lost = missed.missed_of(found)
     sections += filter(None, [further.break_even_grid(speeds), missed.missed_grid(lost, items)])
@@ -148,6 +152,8 @@ def build(
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(reliability):
         texts["reliability.csv"] = reliability.to_csv(index=False)
+    if len(corrupted):
+        texts["robustness.csv"] = corrupted.to_csv(index=False)
     if len(patches):
         texts["kept.csv"] = patches.to_csv(index=False)
     if len(coverage):

@@ -54,6 +54,7 @@ class Options:
     random_at_counts: bool = False
     quick: bool = False
     timing: bool = True
+    corruptions: str | None = None  # None: none
     rerun: bool = False
     thumbnails: bool = False
     profile: str | None = None

@@ -36,7 +36,17 @@ if TYPE_CHECKING:
     from studies.commands.asked import OwnWay
     from studies.data import Data
 
-__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "parts", "prepare", "wanted"]
+__all__ = [
+    "Options",
+    "configs_of",
+    "errors_of",
+    "execute",
+    "only_timed",
+    "parts",
+    "prepare",
+    "score_corrupted",
+    "wanted",
+]
 
 
 def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
@@ -69,6 +79,10 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     unread = set(OWN_SETTINGS) - set(dataset.settings)
     if unused := unread & {setting.partition("=")[0] for setting in options.settings}:
         raise ValueError(f"--set {min(unused)}: {study.dataset} has an augmentation of its own and does not read it")
+    if options.corruptions is not None:
+        from studies.robustness import score
+
+        score.wanted(options.corruptions, study.task, options.launcher)
     budgets = parse_budgets(study.budgets)
     whole = study.train == "recipe" and not options.quick and not dataset.folder
     seeds = options.seeds or (study.seeds if whole else 1)
@@ -84,6 +98,21 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     )  # fmt: skip
 
 
+def score_corrupted(configs: list[RunConfig], options: Options) -> None:
+    """Score those of `configs` that are finished under the corruptions that were asked for, and were not done yet.
+    Raises ValueError, OSError."""
+    if options.corruptions is None:
+        return
+    import torch
+    from joblib import cpu_count
+
+    from studies.robustness.score import score_runs, wanted
+
+    torch.set_num_threads(cpu_count())
+    names = wanted(options.corruptions, configs[0].task, options.launcher)
+    score_runs(configs, options.directory, names, options.workers or 0, lambda line: print(line, file=sys.stderr))
+
+
 def _training(options: Options, way: OwnWay | None) -> dict[str, Any]:
     return {"recipe": recipe_of(options), "own_way": way or protocol_of(options)}
 
@@ -95,6 +124,8 @@ def only_timed(options: Options) -> Bench | None:
     study = study_of(options)
     if study.timing is None:
         return None
+    if options.corruptions is not None:
+        raise ValueError(f"study {study.name} is only timed, so that there is nothing to score under --corruptions")
     if not options.timing:
         raise ValueError(f"study {study.name} is only timed, so that --no-timing leaves nothing of it")
     if in_torchrun():
@@ -119,6 +150,8 @@ def prepare(configs: list[RunConfig], options: Options) -> None:
     from studies.study import check_identity, writable
     from studies.thumbnails import keep_thumbnails
 
+    if in_torchrun() and options.corruptions:
+        raise ValueError("under torchrun nothing is scored under --corruptions: give it in a command without torchrun")
     if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
         raise ValueError("under torchrun all processes share one run: no --launcher slurm, no --jobs, no --rerun")
     data = preflight(configs)

@@ -78,6 +78,8 @@ def break_even_grid(speeds: pd.DataFrame) -> Grid | None:
     for size, (what, unit, fixed_size) in _SIZES.items():
         same = ["directory", "device_name", "dtype", "num_threads", fixed_size]
         timed = speeds[speeds["role"].ne("dense") & speeds["ratio_to_dense_median"].notna()]
+        several = timed.groupby([*same, "variant"], sort=False, dropna=False)[size].transform("nunique") > 1
+        timed = timed[several.astype(bool)]  # of thousands of variants, few are timed at several sizes
         for (*_, variant), own in timed.groupby([*same, "variant"], sort=False, dropna=False):
             own = own.drop_duplicates(size, keep="last").sort_values(size)
             if len(own) > 1:

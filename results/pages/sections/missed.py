@@ -122,7 +122,7 @@ def galleries(missed: Sequence[Missed], items: Mapping[str, Items]) -> tuple[lis
     if counts := sorted({len(own.pictures) for own in items.values() if own.pictures}):
         said.append(
             f"Pictures are of {' or '.join(map(str, counts))} test items, evenly spaced by number, and at most "
-            f"{_MAX_CARDS} of a variant are shown; what it misses of the others is counted, and the table names the first."
+            f"{_MAX_CARDS} of a variant are shown; the table counts the others and names the first."
         )
     else:
         said.append(f"These records hold no pictures; at most {_MAX_CARDS} of a variant are named.")

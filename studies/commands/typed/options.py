@@ -10,8 +10,9 @@ import typer
 from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
-    "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption", "IgnoreOption", "JobsOption",
-    "JsonOption", "LauncherOption", "MethodOption", "PageOption", "ThumbnailsOption", "TimingOption",
+    "CorruptionsOption", "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption",
+    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "ThumbnailsOption",
+    "TimingOption",
     "WindowOption", "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
@@ -37,6 +38,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that decode images for each run; 0: it does itself (default: by CPUs)."),
+]
+CorruptionsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Accuracy under corrupted test items too: all, or some of noise,blur,contrast,pixelate,occlusion."
+    ),
 ]
 TimingOption = Annotated[bool, typer.Option(help="Time all variants behind the runs, or leave that out.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
