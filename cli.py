@@ -30,6 +30,7 @@ from studies.commands.typed.options import (
     LauncherOption,
     MethodOption,
     PageOption,
+    TensorboardOption,
     ThumbnailsOption,
     TimingOption,
     WorkersOption,
@@ -64,6 +65,7 @@ def run(
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
     thumbnails: ThumbnailsOption = True,
+    tensorboard: TensorboardOption = False,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
@@ -71,7 +73,7 @@ def run(
     from studies.launch.here import follows
 
     own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
-    own |= {"corruptions": corruptions, "thumbnails": thumbnails}
+    own |= {"corruptions": corruptions, "thumbnails": thumbnails, "tensorboard": tensorboard}
     options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         timed = only_timed(options)

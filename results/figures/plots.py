@@ -1,4 +1,5 @@
-"""Figures for one or two columns of a paper (sizes.py), readable in grey: a curve has its marker and dash as well as its colour.
+"""Figures for one or two columns of a paper (sizes.py), readable in grey: a curve has its marker and dash as well as
+its colour.
 
 No pyplot and no global state: figures are drawn on their own Agg canvas inside an rc context. The same records give the
 same bytes.
