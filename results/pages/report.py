@@ -73,10 +73,10 @@ def build(
 ) -> Report:
     """Writes into `report/` of the first of `dirs`: summary.csv, runs.csv, speed.csv, pairwise.csv, what is known of
     whole curves (curves.csv, equal_cost.csv, cost_at_loss.csv), health.json, table.md, table.tex, the figures,
-    answer.json where a study declared a question, with `page` index.html, and README.md, which says what each file is. Several directories
-    are compared in one report. Of a task with more metrics than one each further one has its table, its files and its
-    figures, with its name in theirs. Only finished runs are in it; what is missing is named below the table. `figures`:
-    how large those are, of figures.sizes.SIZES.
+    answer.json where a study declared a question, with `page` index.html, and README.md, which says what each file is.
+    Several directories are compared in one report. Of a task with more metrics than one each further one has its table,
+    its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is named below the
+    table. `figures`: how large those are, of figures.sizes.SIZES.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks

@@ -11,9 +11,8 @@ from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
     "CorruptionsOption", "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption",
-    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TensorboardOption", "ThumbnailsOption",
-    "TimingOption",
-    "WindowOption", "WorkersOption", "slurm_options", "study_options",
+    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TensorboardOption",
+    "ThumbnailsOption", "TimingOption", "WindowOption", "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
