@@ -30,6 +30,7 @@ from studies.commands.typed.options import (
     LauncherOption,
     MethodOption,
     PageOption,
+    TensorboardOption,
     ThumbnailsOption,
     TimingOption,
     WorkersOption,
@@ -64,6 +65,7 @@ def run(
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
     thumbnails: ThumbnailsOption = True,
+    tensorboard: TensorboardOption = False,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
@@ -71,7 +73,7 @@ def run(
     from studies.launch.here import follows
 
     own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
-    own |= {"corruptions": corruptions, "thumbnails": thumbnails}
+    own |= {"corruptions": corruptions, "thumbnails": thumbnails, "tensorboard": tensorboard}
     options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         timed = only_timed(options)
@@ -249,6 +251,9 @@ def report(
         bool, typer.Option("--serve", help="Show the page on 127.0.0.1 and follow the runs, until Ctrl-C.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve (0: any that is free).")] = 8765,
+    figures: Annotated[
+        str, typer.Option(help="Their width: one-column (3.25 in) or two-column (6.75 in) of a paper.")
+    ] = "one-column",
 ) -> None:
     """Tables, plots and a page out of the records alone, also while runs are still going."""
     if serve and (agree or not page):
@@ -257,10 +262,10 @@ def report(
         from studies.commands.records import serve as show
 
         with usage_errors():
-            show(dirs, published, port, lambda url: typer.echo(f"{url} (Ctrl-C ends it)"))
+            show(dirs, published, port, lambda url: typer.echo(f"{url} (Ctrl-C ends it)"), figures)
         return
     if not agree:
-        print_report(dirs, published, page)
+        print_report(dirs, published, page, figures=figures)
         return
     from studies.commands.records import write_agreement
 
@@ -270,11 +275,13 @@ def report(
         typer.echo("\n".join(map(str, write_agreement(*dirs))))
 
 
-def print_report(dirs: list[Path], published: bool = False, page: bool = True, code: int = USAGE) -> None:
+def print_report(
+    dirs: list[Path], published: bool = False, page: bool = True, code: int = USAGE, figures: str = "one-column"
+) -> None:
     from studies.commands.records import write_report
 
     with usage_errors(code):
-        paths = write_report(dirs, published, page)
+        paths = write_report(dirs, published, page, figures)
     typer.echo("\n".join(str(path) for path in paths))
 
 

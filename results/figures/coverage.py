@@ -1,10 +1,10 @@
 """How many objects still have a live token behind each block that reduces, by their size."""
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from results.figures.plots import curve_styles, styled
+from results.figures.sizes import ONE_COLUMN, Size, new_figure
 
 __all__ = ["CAPTION", "draw_coverage"]
 
@@ -12,30 +12,29 @@ CAPTION = (
     "Covered: objects with at least one live token in their mask, by size, behind each block that reduces, of each "
     "method at its smallest budget. A merged patch is live as long as the token is that it went into."
 )
-_SIZE_IN = (3.4, 2.1)
+_HEIGHT_IN = 2.1
 
 
-def draw_coverage(coverage: pd.DataFrame, title: str) -> Figure | None:
+def draw_coverage(coverage: pd.DataFrame, title: str, size: Size = ONE_COLUMN) -> Figure | None:
     """A panel for each size of objects; None where nothing is known."""
     if coverage.empty:
         return None
     smallest = coverage.groupby("curve")["budget_asked"].transform("min")
     rows = coverage[(coverage["budget_asked"] == smallest) | smallest.isna()]
-    sizes = [size for size in dict.fromkeys(rows["size"]) if size != "all"]
+    sizes = [area for area in dict.fromkeys(rows["size"]) if area != "all"]
     styles = curve_styles(rows["curve"].unique())
     with styled():
-        figure = Figure(figsize=_SIZE_IN, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(size, _HEIGHT_IN)
         figure.suptitle(title, fontsize=6, x=0.01, ha="left", color="#B00000" if "SMOKE" in title else "#404040")
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        for axes, size in zip(panels, sizes, strict=True):
-            for curve, points in rows[rows["size"] == size].groupby("curve", sort=False):
+        for axes, area in zip(panels, sizes, strict=True):
+            for curve, points in rows[rows["size"] == area].groupby("curve", sort=False):
                 style = styles[str(curve)]
                 axes.plot(
                     points["block"], points["covered_percent"], color=style.color, linestyle=style.dash,
                     marker=style.marker, markersize=3, markeredgecolor="white", markeredgewidth=0.4, label=curve,
                 )  # fmt: skip
-            axes.set_title(size, fontsize=6)
+            axes.set_title(area, fontsize=6)
             axes.set_xticks(sorted(rows["block"].unique()))
             axes.grid(axis="y", color="#EEEEEE", linewidth=0.4)
         panels[0].set_ylabel("objects covered, %")

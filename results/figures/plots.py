@@ -1,4 +1,5 @@
-"""Figures for one column of a paper (3.4 in), readable in grey: a curve has its marker and dash as well as its colour.
+"""Figures for one or two columns of a paper (sizes.py), readable in grey: a curve has its marker and dash as well as
+its colour.
 
 No pyplot and no global state: figures are drawn on their own Agg canvas inside an rc context. The same records give the
 same bytes.
@@ -14,7 +15,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -22,12 +22,13 @@ from results.figures.fonts import FAMILIES, missing_said
 from results.figures.labels import Label, write_labels
 from results.figures.numbers import macs_unit
 from results.figures.panels import Panel
+from results.figures.sizes import ONE_COLUMN, Size, new_figure
 from results.statistics.curves import GROUP, pareto_front
 
 __all__ = ["DPI", "caption", "curve_styles", "draw", "figure_bytes", "styled"]
 
 DPI = 300
-_SIZE_IN = (3.4, 2.6)
+_HEIGHT_IN = 2.5
 _LABEL_PT = 6.0
 _RC: Any = {  # Any: matplotlib types it as a dict of 300 literals
     "text.parse_math": False,  # names of files and classes may have dollars
@@ -48,7 +49,9 @@ _LINE = 0.045  # of the y range, height of a name
 _DODGE = 0.012  # of the x range, between curves whose points share their x
 
 
-def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFrame | None = None) -> Figure | None:
+def draw(
+    panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFrame | None = None, size: Size = ONE_COLUMN
+) -> Figure | None:
     """The figure of a panel; None where no variant (or no `published` row) has both of its figures.
 
     `published` has `method`, `secondary` and the panel's x and y.
@@ -67,7 +70,7 @@ def draw(panel: Panel, summary: pd.DataFrame, title: str, published: pd.DataFram
     y_label = panel.y_label.format(metric=first["metric_label"], kind=kind)
     with styled():
         unit = macs_unit(points["macs_g"])
-        figure, axes = _figure(panel.x_label.format(power=unit.power), y_label, title)
+        figure, axes = _figure(size, panel.x_label.format(power=unit.power), y_label, title)
         if x == "macs_g":
             axes.xaxis.set_major_formatter(lambda giga, _: f"{giga * unit.per_giga:,.10g}")
         if panel.front:
@@ -169,9 +172,8 @@ def _end_labels(points: pd.DataFrame, x: str, y: str, styles: dict[str, _Style],
     return labels
 
 
-def _figure(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_IN, layout="constrained")
-    FigureCanvasAgg(figure)
+def _figure(size: Size, x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
+    figure = new_figure(size, _HEIGHT_IN)
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, loc="left", color="#B00000" if "SMOKE" in title else "#404040")
@@ -253,7 +255,7 @@ def _draw_published(figure: Figure, axes: Axes, others: pd.DataFrame, x: str, y:
             )  # fmt: skip
             if not handles or handles[-1].get_label() != method:
                 handles.append(handle)
-    figure.set_figheight(_SIZE_IN[1] + 0.1 * (len(handles) // 3 + 2))
+    figure.set_figheight(figure.get_figheight() + 0.1 * (len(handles) // 3 + 2))
     title = "published (hollow: secondary source)"
     figure.legend(
         handles=handles,

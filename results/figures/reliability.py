@@ -1,10 +1,10 @@
 """The reliability diagram: accuracy against confidence."""
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from results.figures.plots import curve_styles, styled
+from results.figures.sizes import ONE_COLUMN, Size, new_figure
 
 __all__ = ["CAPTION", "draw_reliability"]
 
@@ -14,10 +14,10 @@ CAPTION = (
     "the dense model and of each method at its smallest budget. Below the diagonal: more confident than right. Bins of "
     f"fewer than {MIN_ITEMS} items, seeds summed, are left out."
 )
-_SIZE_IN = (3.4, 3.2)
+_HEIGHT_IN = 3.1
 
 
-def draw_reliability(reliability: pd.DataFrame, title: str) -> Figure | None:
+def draw_reliability(reliability: pd.DataFrame, title: str, size: Size = ONE_COLUMN) -> Figure | None:
     """None where nothing is known."""
     if reliability.empty:
         return None
@@ -28,8 +28,7 @@ def draw_reliability(reliability: pd.DataFrame, title: str) -> Figure | None:
         return None
     styles = curve_styles(rows["curve"].unique(), rows.loc[rows["role"] == "dense", "curve"].unique())
     with styled():
-        figure = Figure(figsize=_SIZE_IN, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(size, _HEIGHT_IN)
         axes = figure.add_subplot()
         axes.set_title(title, loc="left", color="#B00000" if "SMOKE" in title else "#404040")
         axes.plot([0, 100], [0, 100], color="#D9D9D9", linewidth=2, zorder=1)

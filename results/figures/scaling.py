@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from results.figures.numbers import macs_unit
 from results.figures.plots import curve_styles, styled
+from results.figures.sizes import ONE_COLUMN, Size, new_figure
 
 __all__ = ["CAPTION", "draw_scaling"]
 
@@ -17,14 +17,15 @@ CAPTION = (
     "Against the side of a square image: MACs, throughput (bars: 5th to 95th percentile), and peak memory of a pass "
     "with its weights. Random weights; sizes, MACs and throughput on logarithmic axes."
 )
-_SIZE_IN = (3.4, 5.4)
+_HEIGHT_IN = 5.2  # panels below each other; side by side they have that of one
+_ONE_IN = 2.0
 _ROWS = (
     ("macs_g", "MACs per image, {power}"), ("images_per_s_median", "throughput, images/s"),
     ("peak_memory_mib", "peak memory, MiB"),
 )  # fmt: skip
 
 
-def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
+def draw_scaling(speeds: pd.DataFrame, title: str, size: Size = ONE_COLUMN) -> Figure | None:
     """One panel for each of `_ROWS`; None where no directory has timed more than one image size. Of several batch
     sizes, devices or dtypes the one with the most sizes is drawn."""
     speeds = speeds[speeds["shown"] & ~speeds["ratio_only"]] if len(speeds) else speeds
@@ -37,17 +38,18 @@ def draw_scaling(speeds: pd.DataFrame, title: str) -> Figure | None:
     chosen = dict(zip(settings, sizes.idxmax(), strict=True))
     rows = speeds[(speeds[settings] == pd.Series(chosen)).all(axis=1)].sort_values("img_size", kind="stable")
     setting = f"{chosen['device_name']}, {chosen['dtype']}, batch {chosen['batch_size']}"
-    return _figure(rows, [row for row in _ROWS if rows[row[0]].notna().any()], f"{title}\n{setting}")
+    return _figure(rows, [row for row in _ROWS if rows[row[0]].notna().any()], f"{title}\n{setting}", size)
 
 
-def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -> Figure:
+def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str, size: Size) -> Figure:
     styles = curve_styles(rows["variant"].unique(), rows.loc[rows["role"] == "dense", "variant"].unique())
     unit = macs_unit(rows["macs_g"])
     with styled():
-        figure = Figure(figsize=_SIZE_IN, layout="constrained")
-        FigureCanvasAgg(figure)
+        beside = size.columns > 1
+        figure = new_figure(size, _ONE_IN if beside else _HEIGHT_IN)
         figure.suptitle(title, fontsize=6, x=0.01, ha="left", color="#404040")
-        every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        shape = (1, len(panels)) if beside else (len(panels), 1)
+        every = figure.subplots(*shape, sharex=True, squeeze=False).ravel()
         for axes, (column, label) in zip(every, panels, strict=True):
             for variant, points in rows.groupby("variant", sort=False):
                 style, bars = styles[str(variant)], None
@@ -69,7 +71,8 @@ def _figure(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], title: str) -
         every[-1].set_xticks(sorted(rows["img_size"].unique()), minor=False)
         every[-1].set_xticks([], minor=True)
         every[-1].xaxis.set_major_formatter("{x:,.0f}")
-        every[-1].set_xlabel("image side, px")
+        for axes in every if beside else every[-1:]:
+            axes.set_xlabel("image side, px")
         every[0].legend(fontsize=5.5, frameon=False, handlelength=3)
     return figure
 

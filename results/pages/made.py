@@ -17,6 +17,7 @@ _FILES = {  # the beginning of a name, and what such a file is
     "table.md": "The table in Markdown, with the health box, further tables and what the figures are.",
     "table.tex": "The table in LaTeX (booktabs).",
     "summary": "One row per variant, all figures in full precision, units in the names of the columns.",
+    "runs.csv": "One row per run, all scalars of its record and its recipe: pandas.read_csv('runs.csv').",
     "pairwise": "Differences between methods at the same budget, with intervals and corrected p.",
     "speed.csv": "One row per variant of every timing.",
     "health.json": "The health box for other programs, with the names of all variants.",

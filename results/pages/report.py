@@ -19,6 +19,7 @@ from results.pages.sections import curves, further, kept, live, missed, objects,
 from results.records import frames
 from results.records.items import Items, read_items
 from results.records.published import published_points
+from results.records.scalars import scalar_frame
 from results.records.store import CorruptRecord, Records, load_records, write_bytes
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import comparable
@@ -67,12 +68,15 @@ class Page:
         return [answer_box.about(each, answered.get(each.study)) for each in said]
 
 
-def build(dirs: Sequence[Path], published: bool = False, page: Page | None = None) -> Report:
-    """Writes into `report/` of the first of `dirs`: summary.csv, speed.csv, pairwise.csv, what is known of whole curves
-    (curves.csv, equal_cost.csv, cost_at_loss.csv), health.json, table.md, table.tex, the figures, answer.json where a
-    study declared a question, with `page` index.html, and README.md, which says what each file is. Several directories
-    are compared in one report. Of a task with more metrics than one each further one has its table, its files and its
-    figures, with its name in theirs. Only finished runs are in it; what is missing is named below the table.
+def build(
+    dirs: Sequence[Path], published: bool = False, page: Page | None = None, figures: str = "one-column"
+) -> Report:
+    """Writes into `report/` of the first of `dirs`: summary.csv, runs.csv, speed.csv, pairwise.csv, what is known of
+    whole curves (curves.csv, equal_cost.csv, cost_at_loss.csv), health.json, table.md, table.tex, the figures,
+    answer.json where a study declared a question, with `page` index.html, and README.md, which says what each file is.
+    Several directories are compared in one report. Of a task with more metrics than one each further one has its table,
+    its files and its figures, with its name in theirs. Only finished runs are in it; what is missing is named below the
+    table. `figures`: how large those are, of figures.sizes.SIZES.
 
     Raises:
         ValueError: a directory holds no study or is given twice, nothing is finished in any of them, or their tasks
@@ -118,7 +122,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         for metric in metrics
         if (own := [one for one in metrics if one.get("of") == metric["name"] and one.get("statistic") != ECE])
     }
-    figures = _figures(summaries, speeds, coverage, reliability, title, published)
+    drawn = _figures(summaries, speeds, coverage, reliability, title, published, figures)
     sections = [grid for one, own in zip(analyses, summaries, strict=True)
                 for grid in further.change_grids(one, own["metric_label"].iat[0])]  # fmt: skip
     sections += [grid for metric in metrics if metric["name"] in details
@@ -130,6 +134,7 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     sections += filter(None, [further.break_even_grid(speeds), missed.missed_grid(lost, items)])
     sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
+        "runs.csv": scalar_frame(studies).to_csv(index=False),
         "speed.csv": speeds.to_csv(index=False),
         "health.json": json.dumps(health_box.json_values(health), indent=1, ensure_ascii=False) + "\n",
     }
@@ -154,11 +159,11 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     if len(coverage):
         texts["coverage.csv"] = coverage.to_csv(index=False)
     box = answer_box.markdown(asked) + health_box.markdown(health)
-    texts["table.md"] = _markdown(scores, [*below, *missing], title, box, sections, figures)
+    texts["table.md"] = _markdown(scores, [*below, *missing], title, box, sections, drawn)
     texts["table.tex"] = latex(scores[0], [*below, *missing], title)
     texts["table.tex"] += "".join(f"\n{latex(other, [], title, costs=False)}" for other in scores[1:])
     if page is not None:
-        pictures = {name: (caption, files["svg"]) for name, (caption, files) in figures.items()}
+        pictures = {name: (caption, files["svg"]) for name, (caption, files) in drawn.items()}
         content = Content(
             title, summaries, scores, texts["summary.csv"].splitlines(), points_of(analyses, page.command),
             page.said(studies, asked), health_box.parts(health), sections, pictures, published_points(summaries[0]),
@@ -167,8 +172,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         )  # fmt: skip
         texts["index.html"] = html(content)
     files = {name: text.encode() for name, text in texts.items()}
-    files |= {f"{name}.{kind}": data for name, (_, own) in figures.items() for kind, data in own.items()}
-    captions = {name: caption for name, (caption, _) in figures.items()}
+    files |= {f"{name}.{kind}": data for name, (_, own) in drawn.items() for kind, data in own.items()}
+    captions = {name: caption for name, (caption, _) in drawn.items()}
     files["README.md"] = guide([*files, "README.md"], captions).encode()
     folder = dirs[0] / "report"
     folder.mkdir(exist_ok=True)
@@ -231,27 +236,30 @@ def _figures(
     reliability: pd.DataFrame,
     title: str,
     published: bool,
+    figures: str,
 ) -> Figures:
     """Caption and files (by kind) of every figure that has something to show: of the first metric all, of the others
     those that show it, with its name in place of `accuracy`."""
     from results.figures import coverage as covered
-    from results.figures import panels, plots, scaling  # matplotlib is half of the imports
+    from results.figures import panels, plots, scaling, sizes  # matplotlib is half of the imports
     from results.figures import reliability as calibrated
 
-    scaled = scaling.draw_scaling(speeds, title)
+    size = sizes.SIZES[figures]
+    scaled = scaling.draw_scaling(speeds, title, size)
     found = {}
     for number, summary in enumerate(summaries):
-        drawn = {panel: plots.draw(panel, summary, title) for panel in panels.PANELS if panel.scored or not number}
+        shown = [panel for panel in panels.PANELS if panel.scored or not number]
+        drawn = {panel: plots.draw(panel, summary, title, size=size) for panel in shown}
         if published:
             rows = published_points(summary)
             at_zero = summary["difference_points"].mask(summary["role"] == "dense", 0.0)  # dense minus itself
             relative = summary.assign(difference_points=at_zero)
-            drawn |= {panel: plots.draw(panel, relative, title, rows) for panel in panels.PUBLISHED_PANELS}
+            drawn |= {panel: plots.draw(panel, relative, title, rows, size) for panel in panels.PUBLISHED_PANELS}
         what = summary["metric_name"].iat[0] if number else "accuracy"
         for panel, figure in drawn.items():
             found[panel.name.replace("accuracy", what)] = (plots.caption(panel, summary), figure)
-    found["coverage"] = (covered.CAPTION, covered.draw_coverage(coverage, title))
-    found["reliability"] = (calibrated.CAPTION, calibrated.draw_reliability(reliability, title))
+    found["coverage"] = (covered.CAPTION, covered.draw_coverage(coverage, title, size))
+    found["reliability"] = (calibrated.CAPTION, calibrated.draw_reliability(reliability, title, size))
     found["scaling_img_size"] = (scaling.CAPTION, scaled)
     return {
         name: (caption, {kind: plots.figure_bytes(figure, kind) for kind in ("png", "svg", "pdf")})

@@ -57,6 +57,7 @@ class Options:
     corruptions: str | None = None  # None: none
     rerun: bool = False
     thumbnails: bool = False
+    tensorboard: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
 

@@ -20,28 +20,38 @@ __all__ = ["evaluate", "page_of", "serve", "write_agreement", "write_report"]
 DTYPES = ("bfloat16", "float16")  # of weights that autocast takes beside those in float32
 
 
-def write_report(dirs: list[Path], published: bool = False, page: bool = True) -> tuple[Path, ...]:
+def write_report(
+    dirs: list[Path], published: bool = False, page: bool = True, figures: str = "one-column"
+) -> tuple[Path, ...]:
     """Write the report, print its table, and return the paths of its files. Raises ValueError."""
     from rich.console import Console
 
+    from cropr.nearest import one_of
+    from results.figures.sizes import SIZES
     from results.pages.report import build
 
-    report = build(dirs, published=published, page=page_of() if page else None)
+    one_of("size of figures", figures, SIZES)
+    report = build(dirs, published=published, page=page_of() if page else None, figures=figures)
     Console(width=None if sys.stdout.isatty() else 160).print(report.terminal)
     return report.paths
 
 
-def serve(dirs: list[Path], published: bool, port: int, ready: Callable[[str], None]) -> None:
+def serve(
+    dirs: list[Path], published: bool, port: int, ready: Callable[[str], None], figures: str = "one-column"
+) -> None:
     """Serve the page of `dirs` on this machine until Ctrl-C; `ready` is told where. Raises ValueError, OSError."""
+    from cropr.nearest import one_of
+    from results.figures.sizes import SIZES
     from results.html.serve import Server
     from results.pages.report import build
     from results.records.store import check_study
 
+    one_of("size of figures", figures, SIZES)
     for directory in dirs:
         check_study(directory)
 
     def make() -> Path:
-        build(dirs, published=published, page=page_of())
+        build(dirs, published=published, page=page_of(), figures=figures)
         return dirs[0] / "report" / "index.html"
 
     with Server(dirs, make, port) as server:

@@ -146,9 +146,13 @@ def wanted(options: Options) -> Resources:
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
+    from studies.events import check_installed
     from studies.launch.here import follows, in_torchrun
     from studies.study import check_identity, writable
     from studies.thumbnails import keep_thumbnails
+
+    if options.tensorboard:
+        check_installed()
 
     if in_torchrun() and options.corruptions:
         raise ValueError("under torchrun nothing is scored under --corruptions: give it in a command without torchrun")
@@ -239,6 +243,7 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from studies.events import Events
     from studies.launch.here import follows, in_torchrun, run_here
     from studies.launch.lines import Lines
     from studies.launch.slurm import run_there
@@ -248,12 +253,15 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
+        watched = configs if options.tensorboard and not follows() else []
+        events = Events([out / "runs" / config.id for config in watched])
 
         lines = Lines(
             [out / "runs" / config.id for config in configs], lambda text: print(text, file=sys.stderr, flush=True)
         )
 
         def progress(phase: str, done: int, total: int, doing: str) -> None:
+            events.follow()
             if not console.is_terminal:
                 if not follows():
                     lines(phase, done, total, doing)
@@ -262,12 +270,17 @@ def execute(configs: list[RunConfig], options: Options) -> list[str]:
                 tasks[phase] = bars.add_task(phase, total=total)
             bars.update(tasks[phase], completed=done, description=f"{phase}: {doing}")
 
-        if options.launcher == "slurm":
-            failed = run_there(configs, out, wanted(options), progress=progress, timed=options.timing)
-        else:
-            alone = configs[0].device == "cuda" or in_torchrun()
-            jobs = options.jobs or (1 if alone else cpu_count())
-            failed = run_here(configs, out, jobs=jobs, progress=progress, timed=options.timing, workers=options.workers)
+        try:
+            if options.launcher == "slurm":
+                failed = run_there(configs, out, wanted(options), progress=progress, timed=options.timing)
+            else:
+                alone = configs[0].device == "cuda" or in_torchrun()
+                jobs = options.jobs or (1 if alone else cpu_count())
+                failed = run_here(
+                    configs, out, jobs=jobs, progress=progress, timed=options.timing, workers=options.workers
+                )
+        finally:
+            events.follow(now=True)
     if not failed:
         drop_aside(folders, out)
     return failed

@@ -11,9 +11,8 @@ from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
     "CorruptionsOption", "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption",
-    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "ThumbnailsOption",
-    "TimingOption",
-    "WindowOption", "WorkersOption", "slurm_options", "study_options",
+    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TensorboardOption",
+    "ThumbnailsOption", "TimingOption", "WindowOption", "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
@@ -29,6 +28,9 @@ MethodOption = Annotated[
 WindowOption = Annotated[
     str | None,
     typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
+]
+TensorboardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Scalars of each run for TensorBoard, in its folder, while it runs.")
 ]
 ThumbnailsOption = Annotated[
     bool, typer.Option(help="Keep small pictures of 128 test items, for the page, in items.npz, or leave that out.")

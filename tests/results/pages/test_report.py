@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def _text(report: Report) -> str:
 
 
 def test_files_of_a_report(study: Path, report: Report) -> None:
-    names = {"summary.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
+    names = {"summary.csv", "runs.csv", "speed.csv", "pairwise.csv", "health.json", "table.md", "table.tex"}
     names |= {"curves.csv", "equal_cost.csv", "cost_at_loss.csv", "README.md"}
     names |= {f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg", "pdf")}
     assert {path.name for path in (study / "report").iterdir()} == {path.name for path in report.paths} == names
@@ -51,9 +53,27 @@ def test_files_of_a_report(study: Path, report: Report) -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figures_fit_a_paper_column(study: Path, report: Report, figure: str) -> None:
-    assert imread(study / "report" / f"{figure}.png").shape[:2] == (780, 1020)  # 2.6 × 3.4 in at 300 dpi
+    assert imread(study / "report" / f"{figure}.png").shape[:2] == (750, 975)  # 2.5 × 3.25 in at 300 dpi
     svg = (study / "report" / f"{figure}.svg").read_text()
     assert "<svg" in svg and "<dc:date>" not in svg
+
+
+def test_figures_fit_two_columns_with_fonts_of_the_same_size(study: Path, tmp_path: Path) -> None:
+    fonts = {}
+    for size, width in (("one-column", 3.25), ("two-column", 6.75)):
+        shutil.copytree(study, tmp_path / size, ignore=shutil.ignore_patterns("report"))
+        build([tmp_path / size], figures=size)
+        for figure in FIGURES:
+            assert imread(tmp_path / size / "report" / f"{figure}.png").shape[1] == 300 * width
+            svg = (tmp_path / size / "report" / f"{figure}.svg").read_text()
+            assert (
+                f'width="{72 * width:g}pt"' in svg
+                and b"/MediaBox" in (tmp_path / size / "report" / f"{figure}.pdf").read_bytes()
+            )
+            fonts[figure, size] = set(re.findall(r"scale\((0\.0\d+) -", svg))  # of glyphs, by size of the font
+    for figure in FIGURES:
+        assert fonts[figure, "one-column"] == fonts[figure, "two-column"] != set()
+        assert min(map(float, fonts[figure, "two-column"])) >= 0.055  # 5.5 pt
 
 
 def test_the_same_records_give_the_same_bytes(study: Path, report: Report) -> None:
