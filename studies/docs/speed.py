@@ -18,7 +18,8 @@ HEAD = (
     "table run interleaved in one process, and ratios are of the same rounds: median [5th, 95th percentile]. "
     "**speedup**: throughput over the dense model's; **of the MACs**: speedup over dense MACs / own MACs, 1 where all "
     "that the arithmetic promises arrives; **× random**: throughput over random pruning's on the same schedule, what "
-    "choosing costs (1: nothing)."
+    "choosing costs (1: nothing). Where others kept cores busy, images/s say little and ratios less than their "
+    "intervals: `tests/benchmarks/keep.sh` measures anew on an idle machine."
 )
 YARDSTICKS = (
     "Time of a plain implementation of the same equations, with explicit attention softmax(QKᵀ/√d)V and the same "
@@ -32,7 +33,8 @@ TRAINING = (
 )
 ROUNDED = (
     "Patches that a bfloat16 model keeps and its float32 model does not, %, behind the first and the last reducer; "
-    "with scores in float32, as they are computed here, and with scores that are rounded to bfloat16, as they were."
+    "with scores in float32, as they are computed here, and with scores that are rounded to bfloat16, as they were. "
+    "(Random pruning draws from the bits of an image, which bfloat16 rounds: others leave.)"
 )
 
 
