@@ -142,11 +142,10 @@ def evaluate(
     amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])
     scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where, amp)
     found = scores.metrics | {"num_items": len(scores.predictions["item"])}
-    for kind in under:
-        arrays = predictions_under(kind, name, reduced, items, where, amp)
-        found[f"{TASKS[name].metrics[0].name}_under_{kind}"] = float(
-            (arrays[f"under_{kind}"] == arrays["target"]).mean()
-        )
+    for corruption in under:
+        arrays = predictions_under(corruption, name, reduced, items, where, amp)
+        hits = arrays[f"under_{corruption}"] == arrays["target"]
+        found[f"{TASKS[name].metrics[0].name}_under_{corruption}"] = float(hits.mean())
     return found
 
 

@@ -66,7 +66,7 @@ def score_runs(
             tell(f"{config.id} under {name}")
             held |= predictions_under(name, config.task, model, data, config.device, amp)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **held)
+        np.savez_compressed(buffer, **held)  # type: ignore[arg-type]
         write_bytes(folder / FILE, buffer.getvalue())
 
 

@@ -50,7 +50,7 @@ def replicate(frames: Sequence[pd.DataFrame], num_comparisons: int) -> list[Repl
             arrays = error
         for own, there in zip(held, wanted, strict=True):
             if there[row]:
-                own.add(row, paths[row], arrays)
+                own.add(int(row), paths[row], arrays)
     return [own.replicates(num_comparisons) for own in held]
 
 
