@@ -17,7 +17,7 @@ from results.records.store import write_json
 from studies.config import RunConfig
 from studies.data import Data
 from studies.models.checkpoints import head_classes, read_checkpoint
-from studies.models.learned import Learned, batches_of, search
+from studies.models.learned import BATCH, STEPS, Learned, batches_of, search
 from studies.models.methods import parse_one
 from studies.runs.holding import Held
 from studies.tasks import TASKS, load_task
@@ -70,8 +70,8 @@ def _search(config: RunConfig, method: Method, vit: nn.Module, data: Data, held:
     there = partial(mapped, change=lambda column: column.to(config.device))
     epoch = config.recipe.epoch_offset if config.recipe else 0
     found = search(
-        copy.deepcopy(vit).to(config.device), method, config.budget, map(there, batches_of(data, epoch)),
-        load_task(config.task).criterion(), seed=config.seed,
+        copy.deepcopy(vit).to(config.device), method, config.budget,
+        map(there, batches_of(data, epoch, STEPS, BATCH)), load_task(config.task).criterion(), STEPS, config.seed,
     )  # fmt: skip
     held.check()
     write_json(held.folder / FILE, found.record)
