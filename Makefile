@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: study agree test lint format docs clean
+.PHONY: study agree test gpu lint format docs clean
 
 study: .venv/installed
 	$(BIN)/cropr-study run --reducers all $(ARGS)
@@ -17,6 +17,11 @@ agree: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Tests and benchmark of a GPU, under nine minutes; with the Python that is there, as it may be all that has one.
+# make gpu GPU_ARGS="--part 2"    make gpu GPU_ARGS=--dry-run    make gpu PYTHON=.venv/bin/python
+gpu:
+	$(PYTHON) tests/benchmarks/gpu.py $(GPU_ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands.typed.bench import bench_options
+from studies.commands.typed.bench import AcrossOption, SelfCheckOption, TimedArgument, bench_options
 from studies.commands.typed.groups import FAILED, INTERRUPTED, USAGE, usage_errors, with_options
 from studies.commands.typed.options import (
+    CorruptionsOption,
     DataOption,
     DatasetOption,
     DeviceOption,
@@ -29,6 +30,7 @@ from studies.commands.typed.options import (
     LauncherOption,
     MethodOption,
     PageOption,
+    ThumbnailsOption,
     TimingOption,
     WorkersOption,
     slurm_options,
@@ -42,6 +44,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench_app = typer.Typer(invoke_without_command=True)
+app.add_typer(bench_app, name="bench")
 
 WATCH_S = 5.0
 
@@ -56,15 +60,18 @@ def run(
     workers: WorkersOption = None,
     timing: TimingOption = True,
     dry_run: DryRunOption = False,
+    corruptions: CorruptionsOption = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished runs again; OUT/aside keeps the old.")] = False,
     page: PageOption = True,
+    thumbnails: ThumbnailsOption = True,
 ) -> None:
     """Train, evaluate and measure reducers; run the same command again to continue."""
     from studies.commands import bench as speed
-    from studies.commands.run import Options, configs_of, errors_of, only_timed, parts, prepare
+    from studies.commands.run import Options, configs_of, errors_of, only_timed, parts, prepare, score_corrupted
     from studies.launch.here import follows
 
     own: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "workers": workers, "timing": timing, "rerun": rerun}
+    own |= {"corruptions": corruptions, "thumbnails": thumbnails}
     options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         timed = only_timed(options)
@@ -93,6 +100,8 @@ def run(
             where = part.directory / "runs" / "ID" / "failure.json"
             typer.echo(f"{len(failed)} of {len(configs)} runs failed, the others are kept; see {where}", err=True)
         any_failed |= bool(failed)
+        with usage_errors(FAILED):
+            score_corrupted(configs, part)
     if follows():
         return
     print_report([part.directory for part, _ in planned], page=page, code=FAILED)
@@ -158,13 +167,14 @@ def submit(
     workers: WorkersOption = None,
     timing: TimingOption = True,
     dry_run: DryRunOption = False,
+    thumbnails: ThumbnailsOption = True,
 ) -> None:
     """Submit a study to Slurm and return at once; again: only what is neither finished, queued nor running."""
     from studies.commands.cluster import submitted_lines
     from studies.commands.run import Options, configs_of, only_timed, parts, prepare, wanted
     from studies.launch.slurm import submit as send
 
-    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing}
+    own: dict[str, Any] = {"launcher": "slurm", "workers": workers, "timing": timing, "thumbnails": thumbnails}
     options = Options(**study, **own, profile=slurm[0], slurm=slurm[1])
     with usage_errors():
         if only_timed(options) is not None:
@@ -194,20 +204,39 @@ def print_dry_run(configs: list, options: Any) -> None:
         typer.echo(dry_run(configs, options.directory, wanted(options), options.timing))
 
 
-@app.command()
+@bench_app.callback()
 @with_options(options=bench_options)
-def bench(options: dict[str, Any], as_json: JsonOption = False) -> None:
+def bench(
+    context: typer.Context, options: dict[str, Any], self_check: SelfCheckOption = False, as_json: JsonOption = False
+) -> None:
     """Speed and cost only: random weights, any timm model, no training; one measurement for each combination."""
+    if context.invoked_subcommand is not None:
+        return
     from studies.commands import bench as command
     from studies.measure import NotCompiled
 
+    measured, lines = (command.self_checks, command.check_lines) if self_check else (command.run, command.lines)
     with usage_errors():
         try:
-            records = command.run(command.Bench(**options), progress=lambda text: typer.echo(text, err=True))
+            found = measured(command.Bench(**options), lambda text: typer.echo(text, err=True))
         except NotCompiled as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(FAILED) from None
-    typer.echo(json.dumps(records) if as_json else "\n".join(command.lines(records)))
+    typer.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
+    if self_check and not all(check["quiet"] for check in found):
+        raise typer.Exit(FAILED)
+
+
+@bench_app.command("compare")
+def bench_compare(
+    a: TimedArgument, b: TimedArgument, across: AcrossOption = False, as_json: JsonOption = False
+) -> None:
+    """Is A faster than B? By variant and setting, and only where the 95 % interval of the ratio excludes 1."""
+    from studies.commands import bench as command
+
+    with usage_errors():
+        found = command.compare(a, b, across)
+    typer.echo(json.dumps(found) if as_json else "\n".join(command.compared_lines(found)))
 
 
 @app.command()
@@ -258,6 +287,7 @@ def evaluate(
     quick: Annotated[bool, typer.Option("--quick", help="Of `scenes` one of each digit, as smoke runs.")] = False,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    corruptions: CorruptionsOption = None,
     method: MethodOption = None,
 ) -> None:
     """Accuracy of a saved reduced model; prints one JSON document."""
@@ -266,7 +296,7 @@ def evaluate(
 
     with usage_errors():
         give_methods(method)
-        metrics = score(model, dataset, data, device, ignore, quick, workers)
+        metrics = score(model, dataset, data, device, ignore, quick, workers, corruptions)
     typer.echo(json.dumps(metrics))
 
 

@@ -39,6 +39,8 @@ def matching(leave: Tensor, into: Tensor, num_tokens: int) -> Matching:
 
 def merge(x: Tensor, match: Matching) -> Tensor:
     """Sums over merged tokens: `x` [B, T, ...] -> [B, T - r, ...]."""
+    if x.ndim == 2:  # one operation each: at batch 1 their number is what merging costs
+        return x.gather(1, match.stay).scatter_add_(1, match.into, x.gather(1, match.leave))
     into = match.into.reshape(*match.into.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
     return take(x, match.stay).scatter_add_(1, into, take(x, match.leave))
 

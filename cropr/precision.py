@@ -41,5 +41,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def no_autocast(x: Tensor) -> AbstractContextManager:
     """It would round `x` again. Nothing where there is none: what is exported should not hold it."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    kind = x.device.type  # the meta device has no autocast to ask for
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()

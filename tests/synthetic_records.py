@@ -150,6 +150,22 @@ def write_speed(directory: Path, points: list[tuple[str, float | None]], quick: 
     (directory / "speed" / "cpu-b64" / "result.json").write_text(json.dumps(record))
 
 
+def write_live(directory: Path, items: np.ndarray, blocks: tuple[int, ...] = (1, 3), side: int = 4) -> None:
+    """kept.npz of every run that reduces: random patches, always fewer behind each of `blocks`."""
+    for run_dir in sorted((directory / "runs").iterdir()):
+        if run_dir.name.startswith("none"):
+            continue
+        rng = np.random.default_rng(sum(map(ord, run_dir.name)))
+        rank = rng.random((len(items), side**2)).argsort(axis=1).argsort(axis=1)
+        keep = [side**2 * (len(blocks) + 1 - number) // (len(blocks) + 2) for number in range(len(blocks))]
+        np.savez(
+            run_dir / "kept.npz", item=items, cluster=items // 5, blocks=np.array(blocks),
+            level=sum((rank < number).astype(np.uint8) for number in keep),
+            foreground=np.packbits(np.zeros((len(items), side**2), bool), axis=1),
+            consistency=np.full((len(items), len(blocks) - 1), np.nan, np.float16),
+        )  # fmt: skip
+
+
 AREAS = ("all", "small", "medium", "large")
 FOUND = {"none": (0.7, 0.85, 0.9), "random": (0.2, 0.5, 0.7), "cropr": (0.6, 0.8, 0.9)}  # of small, medium, large
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-__all__ = ["About", "Content", "Findings", "Grid", "Point", "Unfinished"]
+__all__ = [
+    "About", "Card", "Content", "Findings", "Gallery", "Grid", "Live", "LiveRow", "Patches", "Point", "Unfinished",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,57 @@ class Unfinished:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """A picture of an item under one variant. `gone`: SVG paths over the patches, by the number of a block of its group
+    (from 1) behind which they leave. `said`: what the variant makes of the item; `wrong`: not what it is."""
+
+    alt: str
+    gone: Mapping[int, str]
+    said: str = ""
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """An item under all variants of a group; `image` is a key of `Content.images`."""
+
+    image: str
+    name: str
+    cells: Sequence[Patches]
+
+
+@dataclass(frozen=True)
+class Live:
+    """Which patches are live behind each of `blocks`, in items (rows) under variants (columns: name, and counts of live
+    patches)."""
+
+    heading: str
+    side: int  # patches
+    blocks: Sequence[int]
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[LiveRow]
+
+
+@dataclass(frozen=True)
+class Card:
+    """An item that a variant misses; `image` is a key of `Content.images`, or empty."""
+
+    image: str
+    item: int
+    truth: str
+    guesses: str
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Items that a variant misses, and how many of how many they are."""
+
+    heading: str
+    cards: Sequence[Card]
+
+
+@dataclass(frozen=True)
 class Content:
     """All of it. `summaries`: one for each metric, in `tables.summary_frame`'s columns and all with the same rows;
     `scores`: the same as texts; `csv`: the header and a line for each row of summary.csv."""
@@ -87,3 +140,8 @@ class Content:
     unfinished: Sequence[Unfinished] = ()
     provenance: Grid | None = None
     latex: Mapping[str, str] = field(default_factory=dict)  # character: how LaTeX writes it
+    images: Mapping[str, bytes] = field(default_factory=dict)  # PNG or JPEG files of test items
+    live: Sequence[Live] = ()
+    live_said: str = ""
+    galleries: Sequence[Gallery] = ()
+    galleries_said: str = ""

@@ -85,19 +85,14 @@ function prepareTable() {
   [...table.tHead.rows[0].cells].forEach((cell, i) => {
     cell.replaceChildren(make("button", { type: "button", textContent: titles[i], onclick: () => sortBy(i) }));
   });
-  rows.forEach((row, i) => {
-    row.cells[0].replaceChildren(make("button", { type: "button", textContent: texts[i][0] }));
-  });
+  rows.forEach((row, i) => row.cells[0].replaceChildren(make("button", { type: "button", textContent: texts[i][0] })));
   body.addEventListener("click", (event) => {
     if (event.target.tagName === "BUTTON") pick(position.get(event.target.closest("tr")), true);
   });
   $("tools").hidden = false;
-  $("tools").onsubmit = (event) => event.preventDefault();
   $("filter").oninput = filter;
   $("rest").onclick = () => { limit = Infinity; show(); };
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    button.onclick = () => copy(formats[button.dataset.copy](shownRows()).join("\n") + "\n", button);
-  }
+  for (const button of document.querySelectorAll("[data-copy]")) button.onclick = () => copy(formats[button.dataset.copy](shownRows()).join("\n") + "\n", button);
   filter();
 }
 
@@ -176,10 +171,9 @@ function traces() {
   const fronts = [...new Set(data.groups)].map((group) =>
     front(shown.filter((row) => data.groups[row] === group && !data.outside[row]), x[0], y[0], more));
   const best = new Set(fronts.flat());
-  const found = fronts.filter((rows) => rows.length).map((rows) => ({
-    name: "front", x: rows.map((row) => x[0][row]), y: rows.map((row) => y[0][row]), mode: "lines", hoverinfo: "skip",
-    line: { color: color("--step"), width: 5, shape: more ? "vh" : "hv" },
-  }));
+  const line = { color: color("--step"), width: 5, shape: more ? "vh" : "hv" };
+  const found = fronts.filter((rows) => rows.length)
+    .map((rows) => ({ name: "front", x: rows.map((row) => x[0][row]), y: rows.map((row) => y[0][row]), mode: "lines", hoverinfo: "skip", line }));
   const visible = new Set(shown), all = on("dominated");
   const timed = ["images_per_s", "latency_ms"].includes(cost.name);
   const bars = (axis, rows) => ({
@@ -268,12 +262,9 @@ function legend() {
     box.append(make("label", {}, tick, mark, make("span", { textContent: name })));
     marks.set(name, [mark, tick]);
   }
-  const all = (checked) => () => {
-    for (const [name, [, tick]] of marks) { tick.checked = checked; checked ? hidden.delete(name) : hidden.add(name); }
-    draw();
-  };
-  box.append(make("div", { className: "all" }, make("button", { type: "button", textContent: "all", onclick: all(true) }),
-    make("button", { type: "button", textContent: "none", onclick: all(false) })));
+  const all = (checked) => () => { for (const [name, [, tick]] of marks) { tick.checked = checked; checked ? hidden.delete(name) : hidden.add(name); } draw(); };
+  const button = (textContent, checked) => make("button", { type: "button", textContent, onclick: all(checked) });
+  box.append(make("div", { className: "all" }, button("all", true), button("none", false)));
   box.hidden = false;
   return () => marks.forEach(([mark], name) => { mark.style.color = style(name).ink; });
 }
@@ -286,7 +277,6 @@ function preparePlot() {
   const redraw = () => { paint(); draw(); };
   $("axes").hidden = $("hint").hidden = false;
   $("axes").onchange = draw;
-  $("axes").onsubmit = (event) => event.preventDefault();
   redraw();
   plot.on("plotly_click", (event) => { const row = event.points[0].customdata; if (Number.isInteger(row)) pick(row); });
   for (const media of ["(prefers-color-scheme: dark)", "(max-width: 700px)"]) matchMedia(media).addEventListener("change", redraw);
@@ -294,6 +284,16 @@ function preparePlot() {
   addEventListener("afterprint", () => Plotly.relayout(plot, { width: null, autosize: true }).then(draw));
 }
 
+for (const form of document.forms) form.onsubmit = (event) => event.preventDefault();
+for (const form of document.querySelectorAll("form.live")) { // live patches behind each block
+  const { at, said } = form.elements, blocks = form.querySelectorAll("option");
+  at.oninput = () => {
+    for (const path of form.querySelectorAll("[data-at]")) path.style.display = path.dataset.at <= Number(at.value) ? "" : "none";
+    said.value = at.ariaValueText = blocks[at.value].label;
+  };
+  at.oninput();
+  at.parentElement.hidden = false;
+}
 prepareTable();
 if (plot && data.costs.length && data.metrics.some((metric) => metric.absolute[0].some((value) => value !== null))) preparePlot();
 })();

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from results.html.content import Content
 from results.html.forest import forests
 from results.html.payload import payload
+from results.records.items import kind_of
 
 __all__ = ["page"]
 
@@ -29,6 +30,9 @@ def page(content: Content) -> str:
     first = content.summaries[0]
     data = payload(content) | {"quiet": [title for title in content.scores[0].header if title.startswith(_QUIET)]}
     pictures = list(content.pictures)
+    shown = {row.image for group in content.live for row in group.rows}
+    shown |= {card.image for gallery in content.galleries for card in gallery.cards if card.image}
+    numbers = {image: number for number, image in enumerate(sorted(shown))}
     return _template().render(
         content=content,
         studies=list(dict.fromkeys(first["study"])),
@@ -38,12 +42,18 @@ def page(content: Content) -> str:
         images={name: b64encode(svg).decode() for name, (_, svg) in content.pictures.items()},
         main_picture=_MAIN if _MAIN in pictures else next(iter(pictures), None),
         other_pictures=[name for name in pictures if name != _MAIN][0 if _MAIN in pictures else 1 :],
+        items={number: _data(content.images[image]) for image, number in numbers.items()},
+        numbers=numbers,
         version=_version(),
         style=Markup((_HERE / "page.css").read_text()),
         script=Markup((_HERE / "page.js").read_text()),
         plotly=Markup(get_plotlyjs()),
         data=data,
     )
+
+
+def _data(file: bytes) -> str:
+    return f"data:{kind_of(file)};base64,{b64encode(file).decode()}"
 
 
 @cache

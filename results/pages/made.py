@@ -26,6 +26,7 @@ _FILES = {  # the beginning of a name, and what such a file is
     "answer.json": "The declared question and its answer, for other programs.",
     "details.csv": "Metrics in detail, by size of objects.",
     "reliability.csv": "Items, mean confidence and accuracy of each bin of confidence.",
+    "robustness.csv": "Accuracy under corruptions of the test items, with differences to dense and to random pruning.",
     "kept.csv": "Live patches: recall of the foreground, IoU between seeds and methods, consistency of scores.",
     "coverage.csv": "Objects with a live token behind each reduction.",
 }

@@ -15,10 +15,11 @@ from results.html.page import page as html
 from results.pages import answer_box, health_box, notes, tables
 from results.pages.latex import IN_LATEX, latex
 from results.pages.made import guide, points_of, unfinished
-from results.pages.sections import curves, further, kept, objects
+from results.pages.sections import curves, further, kept, live, missed, objects, robustness
 from results.records import frames
+from results.records.items import Items, read_items
 from results.records.published import published_points
-from results.records.store import Records, load_records, write_bytes
+from results.records.store import CorruptRecord, Records, load_records, write_bytes
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import comparable
 from results.statistics.details import coverage_frame, detail_frame, light
@@ -26,6 +27,7 @@ from results.statistics.findings import Evidence, Health, add_findings, assess
 from results.statistics.health import CHECKS
 from results.statistics.insight.calibration import ECE, add_calibration, reliability_frame
 from results.statistics.insight.kept import kept_frame
+from results.statistics.insight.robustness import add_robustness, robustness_frame
 from results.statistics.joint import equal_cost, fronts
 from results.statistics.question import Answered, answer
 
@@ -88,8 +90,10 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     metrics = frames.declared_metrics(studies)
     beside = {metric["name"]: frames.run_frame(studies, metric["name"]) for metric in metrics if light(metric)}
     found = analyse(runs, beside)
-    variants = found.variants
+    variants, items = found.variants, _items(studies)
     add_calibration(found)
+    corrupted = robustness_frame(found)
+    add_robustness(variants, corrupted)
     reliability = reliability_frame(found)
     health = assess(Evidence(runs, variants, speeds, found.replicates, found.means), CHECKS)
     title = notes.title_of(variants)
@@ -120,8 +124,10 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     sections += [grid for metric in metrics if metric["name"] in details
                 for grid in objects.details_grids(details[metric["name"]], metric)]  # fmt: skip
     sections += [objects.coverage_grid(coverage)] if len(coverage) else []
+    sections += [robustness.robustness_grid(corrupted, metrics[0]["label"])] if len(corrupted) else []
     sections += kept.kept_grids(patches, _MAX_PAIRS) if len(patches) else []
-    sections += filter(None, [further.break_even_grid(speeds), further.missed_grid(found)])
+    lost = missed.missed_of(found)
+    sections += filter(None, [further.break_even_grid(speeds), missed.missed_grid(lost, items)])
     sections += [tables.glossary(variants)] if variants["about"].notna().any() else []
     texts = {
         "speed.csv": speeds.to_csv(index=False),
@@ -141,6 +147,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         texts["details.csv"] = pd.concat(details.values()).to_csv(index=False)
     if len(reliability):
         texts["reliability.csv"] = reliability.to_csv(index=False)
+    if len(corrupted):
+        texts["robustness.csv"] = corrupted.to_csv(index=False)
     if len(patches):
         texts["kept.csv"] = patches.to_csv(index=False)
     if len(coverage):
@@ -154,7 +162,8 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
         content = Content(
             title, summaries, scores, texts["summary.csv"].splitlines(), points_of(analyses, page.command),
             page.said(studies, asked), health_box.parts(health), sections, pictures, published_points(summaries[0]),
-            published, below, unfinished(studies), notes.provenance(runs), IN_LATEX,
+            published, below, unfinished(studies), notes.provenance(runs), IN_LATEX, _images(items),
+            live.live_groups(found, items), live.SAID, *missed.galleries(lost, items),
         )  # fmt: skip
         texts["index.html"] = html(content)
     files = {name: text.encode() for name, text in texts.items()}
@@ -170,6 +179,22 @@ def build(dirs: Sequence[Path], published: bool = False, page: Page | None = Non
     terminal = Group(*boxes, tables.terminal(summaries, [*below, *missing], title), written)
     paths = tuple(folder / name for name in files)
     return Report(paths, summaries[0], (*below, *missing), health, asked, terminal)
+
+
+def _items(studies: Sequence[Records]) -> dict[str, Items]:
+    """Pictures of test items by study; a file that cannot be read is named with what is broken."""
+    found = {}
+    for study, name in zip(studies, frames.study_names(studies), strict=True):
+        try:
+            found[name] = read_items(study.directory)
+        except CorruptRecord as error:
+            study.broken.append(error)
+            found[name] = Items()
+    return found
+
+
+def _images(items: dict[str, Items]) -> dict[str, bytes]:
+    return {f"{study}/{item}": file for study, own in items.items() for item, file in own.pictures.items()}
 
 
 def _markdown(

@@ -75,6 +75,7 @@ def summary_frame(variants: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
         frame = frame.assign(**{f"ece{part}_percent": 100 * frame[f"ece{part}"] for part in parts})
         chance += [f"ece{part}_percent" for part in parts]
         chance += [*(f"ece_difference{part}_points" for part in parts), "ece_p_holm"]
+    chance += [column for column in frame if column.startswith(("under_", "corrupted_"))]
     measured = [*shares.values(), *differences, "p", "p_holm", *chance, "min_p_seeds"]
     return frame[[*_IDENTITY, *measured, *costs, *speed, *_REST]]
 
@@ -184,6 +185,7 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
             f"{_share(row.p_beats_dense)} / {_share(row.p_beats_random)}"
         ),
         **({"ECE, % (to dense, points)": _calibration} if "ece_percent" in summary else {}),
+        **({"under corruptions, % (to dense, points)": _corrupted} if "corrupted_percent" in summary else {}),
         "images/s": lambda row: _spread(row, "images_per_s"),
         "× dense": lambda row: _spread(row, "ratio_to_dense"),
         "latency, ms": lambda row: number(row.latency_ms_median),
@@ -250,6 +252,14 @@ def _calibration(row: Any) -> str:
     half = "" if pd.isna(row.ece_low_percent) else f" ± {(row.ece_high_percent - row.ece_low_percent) / 2:.1f}"
     to_dense = "" if pd.isna(row.ece_difference_points) else f" ({signed(row.ece_difference_points)})"
     return fixed(row.ece_percent, 1) + half + to_dense
+
+
+def _corrupted(row: Any) -> str:
+    if pd.isna(row.corrupted_percent):
+        return "not scored" if row.status == "done" else NOTHING
+    low, high, points = row.corrupted_low_percent, row.corrupted_high_percent, row.corrupted_difference_points
+    half = "" if pd.isna(low) else f" ± {(high - low) / 2:.1f}"
+    return fixed(row.corrupted_percent, 1) + half + ("" if pd.isna(points) else f" ({signed(points)})")
 
 
 def _points(points: float, p: float) -> str:

@@ -127,13 +127,13 @@ def timed_name(study: Records, name: str, record: dict[str, Any]) -> str:
     if study.runs:
         return name
     words = {
-        "device_name": str, "dtype": str, "mode": str, "img_size": "{} px".format, "batch_size": "batch {}".format,
-        "num_threads": "{} threads".format,
+        "device_name": "{}", "dtype": "{}", "mode": "{}", "img_size": "{} px", "batch_size": "batch {}",
+        "num_threads": "{} threads",
     }  # fmt: skip
     said = [other | {"mode": _mode(other)} for other in study.speeds.values()]
     differ = [key for key in words if len({other.get(key) for other in said}) > 1]
     own = record | {"mode": _mode(record)}
-    return ", ".join([name, *(words[key](own.get(key)) for key in differ)])
+    return ", ".join([name, *(words[key].format(own.get(key)) for key in differ)])
 
 
 def _mode(record: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The record directory of a study: the state of a run from its files alone, and all records at once.
 
     DIR/study.json              what the study is
+    DIR/items.npz               thumbnails of some test items, see items.py
     DIR/runs/<id>/              config.json, result.json or failure.json, log.jsonl, claim.json, and of test items
-                                predictions.npz and kept.npz
+                                predictions.npz, kept.npz and corrupted.npz
     DIR/speed/<id>/result.json  one timing of all variants, with failure.json and claim.json as above
     DIR/report/                 made from the others, by results.pages.report
 
@@ -81,16 +82,15 @@ def read_result(path: Path | str) -> dict[str, Any]:
 def read_predictions(run_dir: Path | str, name: str = "predictions.npz") -> "dict[str, np.ndarray]":
     """The arrays of predictions.npz, or of another such file of a run. Raises FileNotFoundError; CorruptRecord where it
     is cut off or holds objects."""
-    import io
     import zipfile
+    import zlib
 
-    import numpy as np
+    from results.records.arrays import arrays_of
 
     path = f"{run_dir}/{name}"
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
-            return {array: arrays[array] for array in arrays.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, TypeError) as error:  # TypeError: a bare .npy array
+        return arrays_of(read_bytes(path))
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
         raise CorruptRecord(path, f"not a complete npz file ({error})") from error
 
 

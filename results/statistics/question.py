@@ -85,6 +85,8 @@ def answer(question: Question, study: str, analyses: Sequence[Analysis]) -> Answ
     label = str(found.variants["metric_label"].iat[0])
     own = found.variants[(found.variants["study"] == study) & (found.variants["status"] == "done")]
     fitting = own[[_fits(question, row) for row in own.itertuples()]]
+    exact = fitting["variant"].str.split("@").str[0] == question["method"]
+    fitting = fitting[exact] if exact.any() else fitting  # else those that its protocol or file has named more fully
     if fitting.empty:
         there = ", ".join(own.loc[~own["is_dense"], "variant"]) or "nothing"
         reason = f"Not decided: no finished variant fits it; finished are: {there}."

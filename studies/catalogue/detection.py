@@ -30,8 +30,8 @@ STUDY = Study(
         "backbones of another day's CPU (commit 0f62679) dense 79.8, Cropr at 0.65 -0.5 and +0.6."
     ),
     time=(
-        "5 minutes on 2 cores for two backbones at a time; the 15 runs of one budget and three seeds took 10 beside "
-        "other work, timing all variants 3."
+        "from nothing, on 2 cores of an AMD EPYC with nothing beside: one seed (11 runs) 10 min 20 s, --quick 92 s, "
+        "one run each. Three seeds, beside other work, about 20 minutes."
     ),
     values=(
         "ours, not tuned: encoder, pyramid (2, 1 and 1/2 of the grid) and heads are trained together, then fine-tuned "

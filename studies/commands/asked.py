@@ -54,7 +54,9 @@ class Options:
     random_at_counts: bool = False
     quick: bool = False
     timing: bool = True
+    corruptions: str | None = None  # None: none
     rerun: bool = False
+    thumbnails: bool = False
     profile: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)  # parameters of submitit, and our own: see profile.py
 

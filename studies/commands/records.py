@@ -94,9 +94,11 @@ def evaluate(
     ignore: int | None = None,
     quick: bool = False,
     workers: int | None = None,
+    corruptions: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of a saved model on the test split, or what smoke runs see of it. `workers` processes decode; None: one
-    for each CPU that does not compute. Raises ValueError, OSError."""
+    for each CPU that does not compute. `corruptions`: of a classifier, those under which it is scored too. Raises
+    ValueError, OSError."""
     import torch
     from joblib import cpu_count  # those that affinity and cgroup allow
 
@@ -105,6 +107,8 @@ def evaluate(
     from studies.data.workers import num_workers
     from studies.models.deploy import info, load
     from studies.models.methods import reference
+    from studies.robustness.corruptions import parse_corruptions
+    from studies.robustness.score import predictions_under
     from studies.tasks import TASKS, load_task
 
     saved, where = info(model), resolve_device(device)
@@ -112,6 +116,9 @@ def evaluate(
         raise ValueError(f"{model} is in {saved['dtype']}; evaluated are models in float32, {' or '.join(DTYPES)}")
     kind = (saved.get("fusion") is not None, bool(saved["options"].get("detector")))
     name = next(name for name, task in TASKS.items() if (task.dense, task.detector) == kind)
+    under = () if corruptions is None else parse_corruptions(corruptions)
+    if under and TASKS[name].dense:
+        raise ValueError(f"--corruptions is of classifiers, and {model} is made for {name}")
     reduced, task = load(model), load_task(name)
     config = RunConfig(
         "", name, dataset, saved["backbone"], reference().name, 1, None, 0, None, data_dir=data,
@@ -124,7 +131,13 @@ def evaluate(
     _check_fits(reduced, items, model)
     amp = None if saved["dtype"] == "float32" else getattr(torch, saved["dtype"])
     scores = task.evaluate(reduced.to(where), items.test_batches(task.eval_batch(items.image_size)), where, amp)
-    return scores.metrics | {"num_items": len(scores.predictions["item"])}
+    found = scores.metrics | {"num_items": len(scores.predictions["item"])}
+    for kind in under:
+        arrays = predictions_under(kind, name, reduced, items, where, amp)
+        found[f"{TASKS[name].metrics[0].name}_under_{kind}"] = float(
+            (arrays[f"under_{kind}"] == arrays["target"]).mean()
+        )
+    return found
 
 
 def _check_fits(model: ReducedViT, data: Data, path: Path) -> None:

@@ -34,8 +34,19 @@ from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from studies.commands.asked import OwnWay
+    from studies.data import Data
 
-__all__ = ["Options", "configs_of", "errors_of", "execute", "only_timed", "parts", "prepare", "wanted"]
+__all__ = [
+    "Options",
+    "configs_of",
+    "errors_of",
+    "execute",
+    "only_timed",
+    "parts",
+    "prepare",
+    "score_corrupted",
+    "wanted",
+]
 
 
 def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
@@ -68,6 +79,10 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     unread = set(OWN_SETTINGS) - set(dataset.settings)
     if unused := unread & {setting.partition("=")[0] for setting in options.settings}:
         raise ValueError(f"--set {min(unused)}: {study.dataset} has an augmentation of its own and does not read it")
+    if options.corruptions is not None:
+        from studies.robustness import score
+
+        score.wanted(options.corruptions, study.task, options.launcher)
     budgets = parse_budgets(study.budgets)
     whole = study.train == "recipe" and not options.quick and not dataset.folder
     seeds = options.seeds or (study.seeds if whole else 1)
@@ -83,6 +98,21 @@ def configs_of(options: Options, way: OwnWay | None = None) -> list[RunConfig]:
     )  # fmt: skip
 
 
+def score_corrupted(configs: list[RunConfig], options: Options) -> None:
+    """Score those of `configs` that are finished under the corruptions that were asked for, and were not done yet.
+    Raises ValueError, OSError."""
+    if options.corruptions is None:
+        return
+    import torch
+    from joblib import cpu_count
+
+    from studies.robustness.score import score_runs, wanted
+
+    torch.set_num_threads(cpu_count())
+    names = wanted(options.corruptions, configs[0].task, options.launcher)
+    score_runs(configs, options.directory, names, options.workers or 0, lambda line: print(line, file=sys.stderr))
+
+
 def _training(options: Options, way: OwnWay | None) -> dict[str, Any]:
     return {"recipe": recipe_of(options), "own_way": way or protocol_of(options)}
 
@@ -94,6 +124,8 @@ def only_timed(options: Options) -> Bench | None:
     study = study_of(options)
     if study.timing is None:
         return None
+    if options.corruptions is not None:
+        raise ValueError(f"study {study.name} is only timed, so that there is nothing to score under --corruptions")
     if not options.timing:
         raise ValueError(f"study {study.name} is only timed, so that --no-timing leaves nothing of it")
     if in_torchrun():
@@ -114,17 +146,22 @@ def wanted(options: Options) -> Resources:
 
 def prepare(configs: list[RunConfig], options: Options) -> None:
     """Refuse now what can be refused: data, backbone, reducers, directory. Raises ValueError, OSError."""
-    from studies.launch.here import in_torchrun
+    from studies.launch.here import follows, in_torchrun
     from studies.study import check_identity, writable
+    from studies.thumbnails import keep_thumbnails
 
+    if in_torchrun() and options.corruptions:
+        raise ValueError("under torchrun nothing is scored under --corruptions: give it in a command without torchrun")
     if in_torchrun() and (options.launcher != "local" or options.jobs not in (None, 1) or options.rerun):
         raise ValueError("under torchrun all processes share one run: no --launcher slurm, no --jobs, no --rerun")
-    fingerprint = preflight(configs)
+    data = preflight(configs)
     writable(options.directory)
     study = study_of(options)
     recipe = recipe_of(options) if study.train == "recipe" else None
     said = {"question": question_of(options)} | ({"claim": study.claim} if study.file else {})
-    check_identity(configs, options.directory, fingerprint, recipe, said)
+    check_identity(configs, options.directory, data.fingerprint, recipe, said)
+    if options.thumbnails and not follows():
+        keep_thumbnails(data, options.directory)
     if options.rerun:
         set_aside(record_dirs(configs, options), options.directory)
 
@@ -139,8 +176,8 @@ def record_dirs(configs: list[RunConfig], options: Options) -> list[Path]:
     return [*runs, timing_dir(timed_together(configs, options.directory)[0], options.directory)]
 
 
-def preflight(configs: list[RunConfig]) -> str:
-    """Build every variant once, before any work: what cannot be is refused now. Returns the data's fingerprint."""
+def preflight(configs: list[RunConfig]) -> Data:
+    """Build every variant once, before any work: what cannot be is refused now. Returns the data set."""
     from studies.data.datasets import create_dataset
     from studies.launch.here import in_torchrun
     from studies.models.backbones import create_backbone, options_of
@@ -183,7 +220,7 @@ def preflight(configs: list[RunConfig]) -> str:
     if not reachable:
         raise ValueError("; ".join(floors))
     check_shared(data, first.recipe, int(os.environ.get("WORLD_SIZE", 1)) if in_torchrun() else 1)
-    return data.fingerprint
+    return data
 
 
 def errors_of(failed: list[str], out: Path) -> list[str]:

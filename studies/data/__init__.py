@@ -63,6 +63,7 @@ class Batch(NamedTuple):
     cluster: Tensor  # [B] int64 what items share (their source digit or image), for paired and cluster statistics
     patch_target: Tensor | None = None  # [B, L] int64 labels in the patch grid, where the data set has them
     originals: Sequence[Original] | None = None  # [B] of test images that were resized, for detection
+    place: Tensor | None = None  # [B] int64 0 near the centre, 1 between, 2 near the border: the object, where known
 
     @property
     def truth(self) -> Tensor | None:

@@ -1,8 +1,10 @@
-"""docs/methods.md: every method with its paper, needs and options, from the declarations that end the files."""
+"""docs/methods.md: every method with its paper, needs and options, from the declarations that end the files, and what
+kept records say of it."""
 
 from __future__ import annotations
 
 from studies.commands.names import described, reads
+from studies.docs.measured import about, measured, overview
 from studies.models.methods import builtin
 
 __all__ = ["methods_page"]
@@ -18,7 +20,8 @@ def methods_page() -> str:
     lines = [
         "# Methods", "",
         "Made by `make docs` from the declarations that end the methods' files. `cropr-study list reducers NAME` says "
-        "the same, also of a file of your own.",
+        "the same, also of a file of your own. Figures are those of the records kept in docs/records.", "",
+        *about(), "", *overview(),
     ]  # fmt: skip
     for role, title in ROLES.items():
         lines += ["", f"## {title}"]
@@ -38,6 +41,7 @@ def _section(name: str, entry: dict) -> list[str]:
     if entry["reads_labels"]:
         facts.append("No method: it reads what it is to predict, and is on no front.")
     lines = ["", f"### {name}", "", f"{entry['summary']}.{paper}"] + (["", *facts] if entry["role"] != "dense" else [])
+    lines += measured(name)
     if not entry["options"]:
         return lines
     rows = [

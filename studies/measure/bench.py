@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from cropr.macs import count, dense_macs
 from cropr.method import Method
 from studies.measure.detector import Whole, detector_costs, time_whole
 from studies.measure.flops import check_macs
-from studies.measure.probes import best_batch
-from studies.measure.speed_record import spread
+from studies.measure.probes import best_batch, reducers_time
+from studies.measure.speed_record import ratio_spread
 from studies.measure.throughput import flag_speedup, measure
 from studies.models.methods import facts, reference
 from studies.models.reducers import Unreachable, build
 from studies.tasks.detector import DetectionHead
 
 __all__ = ["Candidates", "bench", "best_of", "candidates", "time_candidates", "variants_of"]
+
+OF_WHOLE = ("device", "dtype", "rounds", "precision", "max_seconds", "progress", "min_seconds")  # options; run eagerly
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def candidates(vit: nn.Module, variants: Variants) -> Candidates:
 
 def time_candidates(found: Candidates, whole: Whole | None = None, **options: Any) -> dict[str, Any]:
     """The record of `measure`, with the cost of every variant, the speed of whole detectors where they are given, and
-    two figures that follow from speed and cost:
+    of a model that runs eagerly what its reducers take (`reducers_time`); and two figures that follow from both:
 
     speedup_per_mac_ratio: median speedup over what the MACs alone would give.
     ratio_to_random: throughput over that of random pruning on the same schedule, from the same rounds; None where there
@@ -96,16 +99,25 @@ def time_candidates(found: Candidates, whole: Whole | None = None, **options: An
         row["flags"] = [*row["flags"], *flag_speedup(ratio, row["mac_ratio"])]
         row["speedup_per_mac_ratio"] = None if ratio is None else ratio / row["mac_ratio"]
         row["ratio_to_random"] = _ratio_to_random(row, rows)
+        row["reducers"] = _reducers(found.models[row["variant"]], timing) if ratio is not None else None
     record = timing | {"variants": rows, "unreachable": found.unreachable}
     if whole is None:
         return record
-    options = {key: options[key] for key in ("device", "dtype", "rounds", "progress", "min_seconds") if key in options}
+    options = {key: options[key] for key in OF_WHOLE if key in options}
     if say := options.get("progress"):
         options["progress"] = lambda text: say(f"whole, {text}")
     record["whole"], of_whole = time_whole(whole, dense=reference().name, **options)
     for row in rows:
         row["whole"] = of_whole.get(row["variant"])
     return record
+
+
+def _reducers(model: nn.Module, timing: dict[str, Any]) -> dict[str, Any] | None:
+    """In the setting of `timing`; None where the model was not run as it stands."""
+    if timing["mode"] != "eager":
+        return None
+    weight, size = next(model.parameters()), timing["img_size"]
+    return reducers_time(model, torch.randn(timing["batch_size"], 3, size, size).to(weight))
 
 
 def best_of(found: Candidates, **options: Any) -> tuple[int, dict[str, Any]]:
@@ -118,5 +130,5 @@ def _ratio_to_random(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[st
     for other in rows:
         same = other["role"] == "random" != row["role"] and other["tokens_per_block"] == row["tokens_per_block"]
         if same and row["images_per_s"]["median"] is not None and other["images_per_s"]["median"] is not None:
-            return spread([theirs / own for theirs, own in zip(other["samples_s"], row["samples_s"], strict=True)])
+            return ratio_spread(other["samples_s"], row["samples_s"])
     return None

@@ -7,12 +7,13 @@ import platform
 import time
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["OtherLoad", "device_name", "peak_memory_mib", "seconds"]
+__all__ = ["OtherLoad", "device_name", "mark", "peak_memory_mib", "seconds", "seconds_between"]
 
 STAT = Path("/proc/stat")
 
@@ -27,6 +28,20 @@ def seconds(model: nn.Module, images: Tensor, repeats: int, wait: bool = False) 
             synchronize(images.device)
     synchronize(images.device)
     return (time.perf_counter() - start) / repeats
+
+
+def mark(device: torch.device) -> Any:
+    """This moment, as the device sees it: what is queued before it on a GPU is over by then."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begun: Any, ended: Any) -> float:
+    """Of two marks, behind a synchronization."""
+    return ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
 
 
 class OtherLoad:

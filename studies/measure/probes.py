@@ -1,23 +1,71 @@
-"""What is found out beside a measurement: which batch is the best."""
+"""What is found out beside a measurement: whether the machine is quiet, which batch is the best, and what
+the reducers take by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from studies.measure.clock import seconds
+from studies.measure.clock import mark, seconds, seconds_between
 from studies.measure.modes import as_run, of_memory, running
-from studies.measure.throughput import DTYPES, Variant, warm_up
+from studies.measure.speed_record import spread
+from studies.measure.throughput import DTYPES, Variant, measure, warm_up
 
-__all__ = ["best_batch"]
+__all__ = ["best_batch", "known_pair", "reducers_time"]
 
 GROWTH = 1.05  # of throughput; less is not worth twice the batch
 SAMPLES = 3
 LARGEST = 4096
+PASSES = 5
+BAND = 0.05  # what must be seen
+
+
+def known_pair(
+    vit: Any,
+    *,
+    device: str,
+    dtype: str = "float32",
+    max_seconds: float = 10.0,
+    min_seconds: float = 0.05,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """One block of `vit` against two, on the tokens of one image, interleaved: two must take twice as long. `quiet`:
+    the 95 % interval of the ratio lies within 2 plus or minus 5 %, so that its middle is right and a difference of 5 %
+    would be seen. `why`: in words."""
+    first, last = vit.blocks[0], vit.blocks[-1]
+    num_tokens = vit.num_prefix_tokens + vit.patch_embed.num_patches
+    tokens = torch.randn(1, num_tokens, vit.embed_dim, generator=torch.Generator().manual_seed(0))
+    record = measure(
+        {"one block": first, "two blocks": nn.Sequential(first, last)}, dense="two blocks", images=tokens,
+        img_size=vit.patch_embed.img_size[0], batch_size=1, device=device, dtype=dtype, rounds=None,
+        max_seconds=max_seconds, min_seconds=min_seconds, latency=False, progress=progress,
+    )  # fmt: skip
+    ratio = record["variants"][0]["ratio"]
+    kept = {key: record[key] for key in ("device_name", "dtype", "num_threads", "rounds", "load_of_others")}
+    return kept | {"num_tokens": num_tokens, "band": BAND, "ratio": ratio} | judged(ratio, record["rounds"])
+
+
+def judged(ratio: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Whether the interval of what must be 2 lies near enough to it, and in words why."""
+    low, high = ratio["low"], ratio["high"]
+    if low is None:
+        said = "no" if ratio["median"] is None else f"{ratio['median']:.3f}"
+        return {
+            "quiet": False,
+            "why": f"two blocks take {said} times what one does in {rounds} rounds, too few to tell",
+        }
+    quiet = low >= 2 * (1 - BAND) and high <= 2 * (1 + BAND)
+    inside = "within" if quiet else "which is not within"
+    return {
+        "quiet": quiet,
+        "why": f"two blocks take {ratio['median']:.3f} times what one does, 95 % interval {low:.3f} to {high:.3f} of "
+        f"{rounds} rounds, {inside} 2 ± {BAND:.0%}",
+    }
 
 
 def best_batch(
@@ -69,3 +117,37 @@ def _rate(
     if torch.cuda.is_available():  # behind the handler: the traceback holds the tensors
         torch.cuda.empty_cache()
     return None
+
+
+@torch.inference_mode()
+def reducers_time(model: Any, images: Tensor) -> dict[str, Any] | None:
+    """What the reducers of `model` take on `images`, run eagerly: scores, choice and moving of tokens, as far as they
+    happen in the reducers themselves (what they make of a block's attention, and a fusion at the end, is not in it).
+
+    ms: of all of them in a pass, median and percentiles of 5 passes behind one of warm-up. share: of the time of the
+    same passes, the median. None where there is no reducer."""
+    reducers: list[nn.Module] = list(getattr(model, "reducers", {}).values())
+    if not reducers:
+        return None
+    begun: list[Any] = []
+    ended: list[Any] = []
+    handles = [module.register_forward_pre_hook(partial(_note, begun, images.device)) for module in reducers]
+    handles += [module.register_forward_hook(partial(_note, ended, images.device)) for module in reducers]
+    taken, shares = [], []
+    try:
+        for number in range(1 + PASSES):
+            begun.clear()
+            ended.clear()
+            whole = seconds(model, images, 1)
+            own = sum(map(seconds_between, begun, ended))
+            if number:
+                taken.append(1e3 * own)
+                shares.append(own / whole)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"ms": spread(taken), "share": median(shares), "passes": PASSES}
+
+
+def _note(times: list[Any], device: torch.device, *called: Any) -> None:
+    times.append(mark(device))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["sdpa_backend", "sdpa_backends"]
+__all__ = ["Call", "attention_calls", "backends_of", "kernel_kept", "sdpa_backend", "sdpa_backends"]
 
 
 def sdpa_backend(device: str, dtype: torch.dtype, masked: bool, *, num_tokens: int = 197, head_dim: int = 64) -> str:
@@ -21,11 +22,44 @@ def sdpa_backend(device: str, dtype: torch.dtype, masked: bool, *, num_tokens: i
     return backend_name(torch._fused_sdp_choice(q, q, q, attn_mask=bias))
 
 
-def sdpa_backends(model: nn.Module, images: Tensor) -> str:
-    """Names of the kernels that `model` uses on `images`, joined by " + "; "unfused" if it never calls for one."""
+class Call(NamedTuple):
+    """One call for fused attention: the kernel that it runs on, and that of the same call without its mask."""
+
+    backend: str
+    masked: bool
+    unmasked: str
+
+
+def attention_calls(model: nn.Module, images: Tensor) -> list[Call]:
+    """Every call for fused attention that `model` makes on `images`."""
     with Choices() as choices:
         model(images)
-    return " + ".join(sorted(choices.names)) or "unfused"
+    return choices.calls
+
+
+def backends_of(calls: Iterable[Call]) -> str:
+    """Names of their kernels, joined by " + "; "unfused" where there is none."""
+    return " + ".join(sorted({call.backend for call in calls})) or "unfused"
+
+
+def sdpa_backends(model: nn.Module, images: Tensor) -> str:
+    """Names of the kernels that `model` uses on `images`."""
+    return backends_of(attention_calls(model, images))
+
+
+def kernel_kept(own: Sequence[Call], dense: Sequence[Call]) -> dict[str, Any]:
+    """Whether a variant runs its attention on the kernels of the dense model, and if not, why: as far as PyTorch tells
+    when it is asked for the same call without its mask."""
+    known = {call.backend for call in dense}
+    lost = [call for call in own if call.backend not in known]
+    why = []
+    if unfused := len(dense) - len(own):
+        why.append(f"{unfused} of {len(dense)} attentions are computed without it")
+    for masked, unmasked in sorted({(call.masked, call.unmasked) for call in lost}):
+        count = sum((call.masked, call.unmasked) == (masked, unmasked) for call in lost)
+        said = f"{count} of {len(own)} calls have a mask" if masked else f"{count} of {len(own)} calls without a mask"
+        why.append(said + (f", without which it would be {unmasked}" if masked and unmasked in known else ""))
+    return {"backend": backends_of(own), "kept": not why, "why": "; ".join(why) or None}
 
 
 def backend_name(choice: int) -> str:
@@ -37,9 +71,16 @@ class Choices(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.calls: list[Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            self.names.add(backend_name(torch._fused_sdp_choice(*args, **(kwargs or {}))))
+            self.calls.append(asked(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
+
+
+def asked(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Call:
+    """What PyTorch chooses for these very tensors."""
+    own = torch._fused_sdp_choice(q, k, v, attn_mask, *args, **kwargs)
+    bare = own if attn_mask is None else torch._fused_sdp_choice(q, k, v, None, *args, **kwargs)
+    return Call(backend_name(own), attn_mask is not None, backend_name(bare))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,11 +21,12 @@ from torch import Tensor, nn
 
 from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
 from studies.measure.modes import COMPILED, NotRun, as_run, check_modes, compile_errors, of_memory, running
-from studies.measure.sdpa import sdpa_backend, sdpa_backends
-from studies.measure.speed_record import check_record, flag_speedup, variant_record
+from studies.measure.sdpa import Call, attention_calls, backends_of, kernel_kept, sdpa_backend
+from studies.measure.speed_record import Rounds, check_record, flag_speedup, variant_record
 
 __all__ = ["check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
+Say = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETTLED, MAX_WARM_UP = 0.05, 20  # two batches in a row within 5 %; passes at most
 RECORDED = 3  # the first passes of CUDA graphs warm up, record, and replay for the first time
@@ -38,7 +41,7 @@ class Variant:
     repeats: dict[int, int] = field(default_factory=dict)
     samples_s: list[float] = field(default_factory=list)  # seconds per batch
     latency_s: list[float] = field(default_factory=list)  # seconds per image at batch 1
-    sdpa_backend: str | None = None
+    calls: list[Call] | None = None  # for attention; None: not known
     peak_memory_mib: float | None = None
     flags: list[str] = field(default_factory=list)
     failed: bool = False
@@ -53,16 +56,19 @@ def measure(
     device: str,
     dtype: str = "float32",
     mode: str = "eager",
-    rounds: int = 20,
+    rounds: int | None = 20,
+    precision: float = 0.02,
+    max_seconds: float = 120.0,
     min_seconds: float = 0.05,
     latency: bool = True,
     images: Tensor | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> dict[str, Any]:
     """Time `models` (name -> model as deployed; `dense` names the plain one) on images that lie on `device`: random
     ones, or those of `images` [n, 3, h, w], of which each round takes the next `batch_size`.
 
+    `rounds` None: until every ratio to the dense model is known to `precision` or `max_seconds` are over, see Rounds.
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
     in eval mode, and stay so. `mode`: of MODES, see modes.py. A variant that runs out of memory, or has no such form,
     is flagged and the others go on. At batch 1 each pass ends before the next begins, at larger ones the device may
@@ -85,11 +91,8 @@ def measure(
         for variant in variants:
             say(f"warm-up {variant.name}")
             prepare(variant, batches[0], mode, latency, min_seconds)
-        others = OtherLoad()
-        for number, order in enumerate(round_orders(len(variants), rounds, seed), start=1):
-            say(f"round {number}/{rounds}")
-            for i in order:
-                sample(variants[i], batches[number % len(batches)], latency)
+        others, enough = OtherLoad(), Rounds(rounds, precision, max_seconds)
+        done, stopped_by = take_rounds(variants, dense, batches, latency, enough, seed, say)
         load = others.cores()
     plain = next(variant for variant in variants if variant.name == dense)
     record = {
@@ -99,8 +102,10 @@ def measure(
         "batch_size": batch_size,
         "img_size": img_size,
         "num_threads": torch.get_num_threads(),
-        "sdpa_backend": plain.sdpa_backend,
-        "rounds": rounds,
+        "sdpa_backend": None if plain.calls is None else backends_of(plain.calls),
+        "rounds": done,
+        "precision": None if rounds else precision,
+        "stopped_by": stopped_by,
         "load_of_others": load,
         "mode": mode,
         "compiled": mode in COMPILED,
@@ -112,28 +117,55 @@ def measure(
     return record
 
 
+def take_rounds(
+    variants: list[Variant], dense: str, batches: Sequence[Tensor], latency: bool, enough: Rounds, seed: int, say: Say
+) -> tuple[int, str]:
+    """Rounds until there are enough: how many, and what ended them. Flags the variants that time was too short for."""
+    began, plain, stopped_by = time.perf_counter(), next(v for v in variants if v.name == dense), None
+    for done, order in enumerate(orders(len(variants), seed), start=1):
+        say(f"round {done}" + (f"/{enough.number}" if enough.number else ""))
+        for i in order:
+            sample(variants[i], batches[done % len(batches)], latency)
+        others = {v.name: v.samples_s for v in variants if not (plain.failed or v.failed or v is plain)}
+        stopped_by = enough.stopped_by(done, time.perf_counter() - began, plain.samples_s, others)
+        if stopped_by is not None:
+            break
+    assert stopped_by is not None
+    flags = enough.flags(stopped_by, done, plain.samples_s, others)
+    for v in variants:
+        v.flags += [flags[v.name]] if v.name in flags else []
+    return done, stopped_by
+
+
 def variant_records(variants: list[Variant], dense: Variant, batch_size: int) -> list[dict[str, Any]]:
     dense_s, records = None if dense.failed else dense.samples_s, []
     for v in variants:
+        kernel = None if v.calls is None or dense.calls is None else kernel_kept(v.calls, dense.calls)
         # A mask rules out some kernels: a variant on another one than the dense model is not slower by its MACs alone.
-        other = v.sdpa_backend not in (None, dense.sdpa_backend)
-        flags = v.flags + [f"attention on {v.sdpa_backend}, dense on {dense.sdpa_backend}"] * other
+        flags = v.flags + ([f"attention kernel lost: {kernel['why']}"] if kernel and not kernel["kept"] else [])
         memory = v.peak_memory_mib
-        records.append(variant_record(v.name, v.samples_s, dense_s, v.latency_s, batch_size, memory, flags, v.failed))
+        row = variant_record(v.name, v.samples_s, dense_s, v.latency_s, batch_size, memory, flags, v.failed)
+        records.append(row | {"kernel": kernel})
     return records
 
 
-def round_orders(num_variants: int, rounds: int, seed: int = 0) -> list[list[int]]:
-    """For each round all variants in an order of its own; the same `seed` gives the same orders."""
+def orders(num_variants: int, seed: int = 0) -> Iterator[list[int]]:
+    """For each round all variants in an order of its own, without end; the same `seed` gives the same orders."""
     rng = random.Random(seed)
-    return [rng.sample(range(num_variants), num_variants) for _ in range(rounds)]
+    while True:
+        yield rng.sample(range(num_variants), num_variants)
+
+
+def round_orders(num_variants: int, rounds: int, seed: int = 0) -> list[list[int]]:
+    """The first of `orders`."""
+    return list(islice(orders(num_variants, seed), rounds))
 
 
 def prepare(variant: Variant, images: Tensor, mode: str, latency: bool, min_seconds: float) -> None:
     """Bring the variant into the form that is run, warm it up, and take the peak memory where allocators tell it."""
     with failures_flagged(variant):
         if mode != "onnx":
-            variant.sdpa_backend = sdpa_backends(variant.model, images[:1])
+            variant.calls = attention_calls(variant.model, images[:1])
         variant.model = as_run(variant.model, mode)
         for batch in (images, images[:1]) if latency and len(images) > 1 else (images,):
             warm_up(variant, batch, mode, min_seconds)

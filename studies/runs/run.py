@@ -26,6 +26,7 @@ from studies.models.deploy import save
 from studies.models.learned import Learned
 from studies.models.methods import facts, parse_one
 from studies.models.reducers import Built, Unreachable, build
+from studies.robustness.score import FILE as CORRUPTED
 from studies.runs.decisions import asked_shares, kept_of_mirrored, watched
 from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.learned import learned
@@ -140,6 +141,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     if not world.first:
         return
     held.check()
+    (run_dir / CORRUPTED).unlink(missing_ok=True)  # of the model of an earlier attempt
     write_bytes(run_dir / "predictions.npz", _npz(final.predictions))
     if final.kept:
         write_bytes(run_dir / "kept.npz", _npz(final.kept))

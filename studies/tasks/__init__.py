@@ -60,6 +60,10 @@ TASKS = {
         (
             Metric("top1", "top-1", statistic="mean"),
             Metric("ece", "ECE", higher_is_better=False, statistic="ece", of="top1"),
+            *(
+                Metric(f"top1_{place}", place.replace("_", " "), statistic=f"mean_{place}", of="top1")
+                for place in ("near_centre", "between", "near_border")
+            ),
         ),
     ),
     "segmentation": TaskInfo("one class for each pixel", True, (Metric("miou", "mIoU", statistic="mean_iou"),)),

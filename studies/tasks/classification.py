@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cropr.objective import Counts, Criterion, CrossEntropy, Labelled, Objective, Term, Terms
 from cropr.vit import ReducedViT
 from results.statistics.metrics.calibration import calibration_error
+from results.statistics.metrics.statistic import PLACES
 from studies.data import Batch
 from studies.tasks import Evaluation
 from studies.training.distributed import ALONE, World
@@ -68,7 +69,8 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world`
-    have: top1 and ece (shares), loss (nats). Predictions hold the `target`, the `prediction` and its `confidence` (top
+    have: top1 and ece (shares), loss (nats), and top1 by the place of the object, where the data set knows it (`place`
+    then is one of the predictions). Predictions hold the `target`, the `prediction` and its `confidence` (top
     softmax probability, float16) [n], in the order of items."""
     model.eval()
     columns: dict[str, list[Tensor]] = {"item": [], "cluster": [], "target": [], "prediction": [], "confidence": []}
@@ -81,10 +83,16 @@ def evaluate(
         losses.append(F.cross_entropy(logits, target, reduction="sum"))
         made = {"prediction": logits.argmax(dim=1), "confidence": logits.softmax(dim=1).amax(dim=1).half()}
         rows = {**batch._asdict(), "target": target, **made}
+        if batch.place is not None:
+            columns.setdefault("place", [])
         for name, column in columns.items():
             column.append(rows[name])
     arrays = world.gather_items({name: torch.cat([part.cpu() for part in column]) for name, column in columns.items()})
     hit = arrays["prediction"] == arrays["target"]
     top1, ece = float(hit.mean()), calibration_error(hit, arrays["confidence"])
     loss = float(world.gather(torch.stack(losses).sum().cpu()[None]).sum()) / len(arrays["target"])
-    return Evaluation({"top1": top1, "ece": ece, "loss": loss}, arrays)
+    found = {"top1": top1, "ece": ece, "loss": loss}
+    if "place" in arrays:
+        there = {name: arrays["place"] == number for number, name in enumerate(PLACES)}
+        found |= {f"top1_{name}": float(hit[own].mean()) for name, own in there.items() if own.any()}
+    return Evaluation(found, arrays)

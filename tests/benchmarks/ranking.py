@@ -22,6 +22,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from benchmarks.rounds import options, printed, ratio_of, said, timed  # noqa: E402
+
 BACKBONE, BUDGET = "vit_small_patch16_224", 0.5
 SPECS = ("cropr", "tome", "evit", "dynamicvit", "norm", "keynorm", "classattn", "ats", "pitome", "mctf", "zerotprune")
 
@@ -95,9 +97,8 @@ def trained(runs: Path) -> dict[str, dict[str, list[float]]]:
     return {name: compare(model, images) for name, model in models.items() if len(model.reducers)}
 
 
-def untrained() -> tuple[dict[str, dict[str, list[float]]], list[dict[str, Any]]]:
-    """Other patches of models with random weights, and speed records."""
-    from studies.measure.throughput import measure
+def untrained(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[float]]], list[dict[str, Any]]]:
+    """Other patches of models with random weights, and what scores that are not rounded cost at batch 1 and 16."""
     from studies.models.backbones import create_backbone
     from studies.models.methods import parse_one
     from studies.models.reducers import build
@@ -105,39 +106,43 @@ def untrained() -> tuple[dict[str, dict[str, list[float]]], list[dict[str, Any]]
     torch.manual_seed(0)
     vit = create_backbone(BACKBONE, pretrained=False)
     made = {spec: build(copy.deepcopy(vit), parse_one(spec), BUDGET).model.fold().eval() for spec in SPECS}
-    images = torch.randn(32, 3, 224, 224)
+    images, costs = torch.randn(32, 3, 224, 224), []
     found = {spec: compare(model, images) for spec, model in made.items()}
-    models: dict[str, nn.Module] = {"none": vit}
-    for spec, model in made.items():
-        models |= {spec: model, f"{spec} (rounded)": Rounded(model)}
-    setting: dict[str, Any] = {"dense": "none", "img_size": 224, "device": "cpu", "dtype": "bfloat16", "latency": False}
-    return found, [measure(models, batch_size=batch, rounds=15, **setting) for batch in (1, 16)]
+    with torch.inference_mode():
+        for batch_size in (1, 16):
+            some, calls = images[:batch_size].bfloat16(), {}
+            for spec, model in made.items():
+                rounded = Rounded(model.bfloat16())
+                calls |= {spec: lambda m=model, x=some: m(x), f"{spec} (rounded)": lambda m=rounded, x=some: m(x)}
+            record = timed(calls, args.rounds, processor_time=args.processor_time)
+            samples = record["samples_s"]
+            cost = {spec: ratio_of(samples[f"{spec} (rounded)"], samples[spec]) for spec in SPECS}
+            costs.append({"batch_size": batch_size, **record, "cost": cost})
+    return found, costs
 
 
 def main() -> None:
-    from benchmarks.yardsticks import ratio_of
-
-    from results.records.store import write_json
+    from results.records.files import write_json
+    from studies.measure.clock import device_name
     from studies.runs.provenance import now, provenance
 
-    parser = argparse.ArgumentParser(description="What scores that are not rounded are worth in bfloat16.")
+    parser = options("What scores that are not rounded are worth in bfloat16.")
     parser.add_argument("--models", type=Path, help="runs of a study")
-    parser.add_argument("--out", type=Path, help="keep the record in this file")
     args, started = parser.parse_args(), now()
-    shares, speeds = (trained(args.models), []) if args.models else untrained()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    shares, costs = (trained(args.models), []) if args.models else untrained(args)
     print("other patches than the float32 model keeps, %: first place, last place")
     for name, found in shares.items():
         cells = [f"{how} {100 * first:.2f}, {100 * last:.2f}" for how, (first, last) in found.items()]
         print(f"  {name:<28} {'; '.join(cells)}")
-    for record in speeds:
-        samples = {row["variant"]: row["samples_s"] for row in record["variants"]}
-        print(f"batch {record['batch_size']}, bfloat16: time over that with rounded scores [95 %]")
-        for spec in SPECS:
-            cost = ratio_of(samples[f"{spec} (rounded)"], samples[spec])
-            print(f"  {spec:<28} {cost['median']:.3f} [{cost['low']:.3f}, {cost['high']:.3f}]")
+    for record in costs:
+        print(f"batch {record['batch_size']}, {said(record, device_name('cpu'))}; time over that with rounded scores:")
+        printed(record["cost"])
     if args.out:
         origin = provenance("cpu", dtype="bfloat16", seeds={}, fingerprint="none", started=started)
-        write_json(args.out, {"other_patches": shares, "speed": speeds, "provenance": origin})
+        what = "trained models on 512 test scenes" if args.models else f"{BACKBONE}, random weights, 32 random images"
+        write_json(Path(args.out), {"what": what, "other_patches": shares, "costs": costs, "provenance": origin})
 
 
 if __name__ == "__main__":

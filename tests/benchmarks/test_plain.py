@@ -3,7 +3,7 @@
 import pytest
 import torch
 from benchmarks.plain import PLAIN, Plain, plain
-from benchmarks.yardsticks import ratio_of
+from benchmarks.rounds import ratio_of, timed
 from tiny_models import images, reducers, tiny
 
 from cropr.vit import ReducedViT
@@ -61,3 +61,11 @@ def test_ratios_are_those_of_the_same_rounds():
     assert found["low"] == pytest.approx(1.1) == found["high"] and found["median"] == pytest.approx(1.1)
     noisy = ratio_of(ours, [2.2, 2.2, 2.2, 2.2, 2.2])
     assert noisy["low"] < noisy["median"] < noisy["high"]
+
+
+@pytest.mark.parametrize("processor_time", [False, True])
+def test_functions_are_timed_in_rounds(processor_time):
+    calls = []
+    record = timed({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, processor_time=processor_time)
+    assert {name: len(samples) for name, samples in record["samples_s"].items()} == {"a": 3, "b": 3}
+    assert record["clock"] == ("processor" if processor_time else "wall") and set(calls) == {"a", "b"}

@@ -43,6 +43,11 @@ def test_products_of_narrow_numbers_are_those_of_float64_to_float32(dtype):
     assert (x @ x.transpose(1, 2) - right).abs().max() > 1e-2
 
 
+def test_shapes_alone_are_counted_too():
+    x = torch.zeros(2, 7, 5, device="meta")
+    assert product(x, x.transpose(1, 2)).shape == (2, 7, 7) and linear(x, x[0]).shape == (2, 7, 7)
+
+
 METHODS = {name: cls for name, cls in builtin().items() if cls.reducer is not None and cls.role != "dense"}
 
 

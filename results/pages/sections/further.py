@@ -1,26 +1,21 @@
-"""Further tables of the report: what changed between two studies, where a reducer begins to pay, and what is missed."""
+"""Further tables of the report: what changed between two studies and where a reducer begins to pay."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import exp, log
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from results.figures.numbers import NOTHING, fixed, number, p_text, signed
+from results.figures.numbers import fixed, number, p_text, signed
 from results.html.content import Grid
 from results.pages.tables import budget
-from results.records.store import CorruptRecord, read_predictions
 from results.statistics import bootstrap
 from results.statistics.agreement import ALPHA, SAME
 from results.statistics.analysis import Analysis
 from results.statistics.compare import differences
 
-__all__ = ["break_even", "break_even_grid", "change_grids", "missed_grid"]
+__all__ = ["break_even", "break_even_grid", "change_grids"]
 
-_MAX_RUNS = 300  # whose predictions are read once more
-_MAX_ITEMS = 8  # named of a variant
 _SIZES = {"img_size": ("image side", "px", "batch_size"), "batch_size": ("batch", "images", "img_size")}
 
 
@@ -83,6 +78,8 @@ def break_even_grid(speeds: pd.DataFrame) -> Grid | None:
     for size, (what, unit, fixed_size) in _SIZES.items():
         same = ["directory", "device_name", "dtype", "num_threads", fixed_size]
         timed = speeds[speeds["role"].ne("dense") & speeds["ratio_to_dense_median"].notna()]
+        several = timed.groupby([*same, "variant"], sort=False, dropna=False)[size].transform("nunique") > 1
+        timed = timed[several.astype(bool)]  # of thousands of variants, few are timed at several sizes
         for (*_, variant), own in timed.groupby([*same, "variant"], sort=False, dropna=False):
             own = own.drop_duplicates(size, keep="last").sort_values(size)
             if len(own) > 1:
@@ -107,42 +104,3 @@ def _break_even_row(own: pd.DataFrame, variant: str, size: str, what: str, unit:
         begins = f"not bracketed by {sizes[0]:g} to {sizes[-1]:g} {unit}"
     ends = [f"{number(ratio)} ({side:g} {unit})" for ratio, side in ((ratios[0], sizes[0]), (ratios[-1], sizes[-1]))]
     return [variant, what, at, *ends, begins]
-
-
-def missed_grid(found: Analysis) -> Grid | None:
-    """What the dense model names in every seed and a variant in none: how many test items, and the first of them."""
-    runs, variants = found.runs, found.variants[found.variants["status"] == "done"]
-    if runs["metric_statistic"].iat[0] != "mean" or not variants["is_dense"].any() or len(runs) > _MAX_RUNS:
-        return None
-    rows = []
-    for _, group in variants.groupby("study", sort=False):
-        dense = group[group["is_dense"]]
-        if len(dense) != 1 or (known := _read(runs, dense["members"].iat[0])) is None:
-            continue
-        sure = np.all([one["prediction"] == one["target"] for one in known], axis=0)
-        for row in group[~group["is_dense"]].itertuples():
-            others = _read(runs, row.members)
-            if others is None or not np.array_equal(others[0]["item"], known[0]["item"]):
-                continue
-            missed = sure & np.all([one["prediction"] != one["target"] for one in others], axis=0)
-            named = ", ".join(_named(others[0], missed)) or NOTHING
-            rows.append([row.curve, budget(row), f"{missed.sum():,} of {sure.sum():,}", named])
-    if not rows:
-        return None
-    said = "Right in every seed of the dense model and wrong in every seed of the variant. Read as: in its first seed."
-    header = ["method", "budget", "items", f"the first {_MAX_ITEMS}: item (class → read as)"]
-    return Grid("What the dense model gets right and others miss", header, rows, said)
-
-
-def _read(runs: pd.DataFrame, members: np.ndarray) -> list[dict[str, Any]] | None:
-    try:
-        read = [read_predictions(runs["path"].iat[run]) for run in members]
-    except (FileNotFoundError, CorruptRecord):
-        return None
-    return read if all({"item", "prediction", "target"} <= one.keys() for one in read) else None
-
-
-def _named(predictions: dict[str, Any], which: np.ndarray) -> Iterator[str]:
-    for i in np.flatnonzero(which)[:_MAX_ITEMS]:
-        item, target, guess = (predictions[key][i] for key in ("item", "target", "prediction"))
-        yield f"{item} ({target} → {guess if guess >= 0 else NOTHING})"

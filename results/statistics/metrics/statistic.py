@@ -19,7 +19,7 @@ __all__ = ["PLACES", "STATISTICS", "Statistic", "items_of", "read_values"]
 
 AP_RESAMPLES, AP_RESAMPLES_OF_SIZE = 1000, 400  # each costs a millisecond
 FIGURES = ("minus_kl", "class_cosine", "patch_cosine")  # of items, as their arrays are named
-PLACES = ("centre", "between", "border")  # of the object of an item, by the numbers in the array `place`
+PLACES = ("near_centre", "between", "near_border")  # of the object of an item, by the numbers in the array `place`
 KINDS = ("box", "mask")  # of objects, as their arrays are named
 
 

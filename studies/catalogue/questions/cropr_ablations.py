@@ -33,8 +33,16 @@ STUDY = Study(
         "lowest scores < random < sampled < Cropr <= oracle; queries, heads and projections within a point of Cropr; "
         "nothing coming back below last-layer fusion; early pruning (all of it behind the first blocks) below constant."
     ),
-    seen="not run to its end yet.",
-    time="not measured yet; added up from the runs of the default study about 25 minutes on 2 cores.",
+    seen=(
+        "over three seeds (commit 6b6a571), top-1, dense 89.1: lowest scores 35.1, random 71.8, sampled 78.1, Cropr "
+        "86.2, oracle 87.8, in the expected order. Within half a point of Cropr: three heads, no MLP, weights of 0.1 "
+        "and 10, geometric schedule, fused rest; four queries -0.9. Below it: projections (q -4.1, k -4.3, v -2.8, all "
+        "-7.4), 16 queries -3.5, pre-norm -2.2, gradients that reach the backbone -4.2: in six epochs what has more to "
+        "learn has not learned it, and seeds differ more there (all projections: 85.7, 80.3, 70.6). Last-layer fusion "
+        "-1.7: its full last block has to be paid for by keeping less before. Pruning early +1.8: few patches hold a "
+        "digit, and what is gone early leaves more for later."
+    ),
+    time="24 minutes on 2 cores of an AMD EPYC, beside other work: three backbones, 72 runs, timing of 24 variants.",
     values=(
         "recipes of the default study; at full size Cropr's published recipe for all, MAE ViT-L. All at one budget, "
         "so that last-layer fusion, whose last block sees all patches, keeps fewer before it."

@@ -33,7 +33,9 @@ class Bench:
     budgets: str = "0.5"
     batch_sizes: str = "16"
     img_sizes: str | None = None  # None: the model's own
-    rounds: int = 10
+    rounds: int | None = None  # None: as many as precision asks for
+    precision: float = 2.0  # percent
+    max_seconds: float = 120.0
     dtype: str = "float32"
     mode: str = "eager"
     threads: str | None = None  # None: as many as torch takes

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.records.schema import SCHEMA, Study, read
-from results.records.store import Claim, write_json
+from results.records.store import Claim, read_result, write_json
 from studies.commands.bench.asked import BEST, Bench, Setting
+from studies.commands.bench.headlines import headlines
 from studies.tasks import TASKS
 
 if TYPE_CHECKING:
     from studies.measure.bench import Candidates
 
-__all__ = ["claimed", "folder_of", "identify", "study_of"]
+__all__ = ["claimed", "folder_of", "identify", "study_of", "write_headlines"]
 
 STUDY = {"study": "bench", "dataset": "no data"}
 
@@ -42,6 +43,12 @@ def identify(options: Bench) -> None:
             raise ValueError(f"{options.out} holds records of {key} {there.get(key)}, not {value}; give another --out")
 
 
+def write_headlines(out: Path) -> None:
+    """Of all records in `out`."""
+    records = [read_result(path) for path in sorted((out / "speed").glob("*/result.json"))]
+    write_json(out / "headlines.json", {"schema": SCHEMA, "headlines": headlines(records)})
+
+
 def claimed(folder: Path) -> Claim:
     folder.mkdir(parents=True, exist_ok=True)
     return Claim(folder)
@@ -53,7 +60,8 @@ def folder_of(options: Bench, found: Candidates, device: str, setting: Setting) 
 
     if options.out is None:
         return None
-    content = [options.backbone, sorted(found.models), *setting, options.rounds, options.task, options.window]
+    rounds = options.rounds or [options.precision, options.max_seconds]
+    content = [options.backbone, sorted(found.models), *setting, rounds, options.task, options.window]
     content += ["whole"] if TASKS[options.task].detector else []
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
     batch = setting.batch_size or BEST

@@ -9,7 +9,13 @@ import typer
 
 from studies.commands.typed.options import DeviceOption, WindowOption
 
-__all__ = ["bench_options"]
+__all__ = ["AcrossOption", "SelfCheckOption", "TimedArgument", "bench_options"]
+
+SelfCheckOption = Annotated[
+    bool, typer.Option("--self-check", help="Only: would a difference of 5 % be seen here? Exit code 1 if not.")
+]
+TimedArgument = Annotated[Path, typer.Argument(help="A folder of `bench --out`, or one of its records.")]
+AcrossOption = Annotated[bool, typer.Option("--across-devices", help="Also where the devices differ.")]
 
 
 def bench_options(
@@ -24,7 +30,15 @@ def bench_options(
     img_sizes: Annotated[
         str | None, typer.Option(help="Image sides in pixels, such as 224,384 (default: the model's own).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 10,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Interleaved rounds (default: as many as --precision asks for).")
+    ] = None,
+    precision: Annotated[
+        float, typer.Option(min=0.01, help="How narrow the interval of each speedup must be, in %.")
+    ] = 2.0,
+    max_seconds: Annotated[
+        float, typer.Option(min=1.0, help="Rounds of one measurement end then, and what is not known is said.")
+    ] = 120.0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, or several: float32,bfloat16.")] = "float32",
     mode: Annotated[
         str,
@@ -45,5 +59,6 @@ def bench_options(
     """What studies.commands.bench.Bench takes."""
     return dict(
         backbone=backbone, reducers=reducers, budgets=budgets, batch_sizes=batch_sizes, img_sizes=img_sizes,
-        rounds=rounds, dtype=dtype, mode=mode, threads=threads, device=device, out=out, task=task, window=window,
+        rounds=rounds, precision=precision, max_seconds=max_seconds, dtype=dtype, mode=mode, threads=threads,
+        device=device, out=out, task=task, window=window,
     )  # fmt: skip

@@ -10,9 +10,10 @@ import typer
 from studies.commands.typed.groups import SETTINGS, from_file
 
 __all__ = [
-    "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption", "IgnoreOption", "JobsOption",
-    "JsonOption", "LauncherOption", "MethodOption", "PageOption", "TimingOption", "WindowOption",
-    "WorkersOption", "slurm_options", "study_options",
+    "CorruptionsOption", "DataOption", "DatasetOption", "DeviceOption", "DirectoryArgument", "DryRunOption",
+    "IgnoreOption", "JobsOption", "JsonOption", "LauncherOption", "MethodOption", "PageOption", "ThumbnailsOption",
+    "TimingOption",
+    "WindowOption", "WorkersOption", "slurm_options", "study_options",
 ]  # fmt: skip
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Record directory.")]
@@ -29,11 +30,20 @@ WindowOption = Annotated[
     str | None,
     typer.Option(help="Attention within windows of so many patches: 14, 14:global=2/5/8/11,windows=by-position."),
 ]
+ThumbnailsOption = Annotated[
+    bool, typer.Option(help="Keep small pictures of 128 test items, for the page, in items.npz, or leave that out.")
+]
 PageOption = Annotated[bool, typer.Option("--page/--no-page", help="Write report/index.html, a page to explore.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that decode images for each run; 0: it does itself (default: by CPUs)."),
+]
+CorruptionsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Accuracy under corrupted test items too: all, or some of noise,blur,contrast,pixelate,occlusion."
+    ),
 ]
 TimingOption = Annotated[bool, typer.Option(help="Time all variants behind the runs, or leave that out.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]

@@ -43,6 +43,7 @@ INK = 0.5  # opacity from which a pixel belongs to the digit
 PATCH_INK = 0.125  # share of a patch that belongs to the digit from which the patch takes its label
 WARP = 0.08  # largest entry of the random linear map, training only
 OBJECT_AREAS = (69.5, 79.5)  # pixels of a digit: about a third of those of training is smaller, and a third larger
+PLACES_APART = (0.4, 0.56)  # of the middle of a digit from that of a scene, in half sides: likewise
 MEAN, STD = 0.5, 0.25
 # Of the scenes that numpy and scikit-learn make in the versions of constraints.txt.
 TESTED_FINGERPRINT = "799e5771aeffb667ea9f6614b72601341c2f5d3f0c474e4cc2f903205681de41"
@@ -146,7 +147,8 @@ class Scenes:
         scenes = self.render(split, index)
         images = (scenes.image - np.float32(MEAN)) / np.float32(STD)
         labels = patch_labels(scenes.mask, self.patch_size)
-        return Batch(*map(tensor, (images, self._target(scenes), index, scenes.sources[:, 0], labels)))
+        place = places(scenes.boxes[:, 0]) if self.task == "classification" else None
+        return Batch(*map(tensor, (images, self._target(scenes), index, scenes.sources[:, 0], labels, None, place)))
 
     def _target(self, scenes: Rendered) -> np.ndarray | Instances:
         if self.task == "classification":
@@ -235,6 +237,12 @@ def patch_labels(mask: np.ndarray, patch_size: int) -> np.ndarray:
     count = (pixels > 0).sum(4, dtype=np.uint8).sum(2)  # [B, side, side]
     label = pixels.max(4).max(2)  # a patch sees one digit at most, see GRID
     return (label * (count >= PATCH_INK * patch_size**2)).reshape(-1, side**2).astype(np.int64)
+
+
+def places(boxes: np.ndarray) -> np.ndarray:
+    """Of digits with boxes [B, 4]: 0 near the centre of the scene, 1 between, 2 near its border. -> [B] int64"""
+    middle = (boxes[:, :2] + boxes[:, 2:]) / IMAGE_SIZE - 1  # [B, 2] from the centre, in half sides
+    return np.searchsorted(PLACES_APART, np.hypot(*middle.T), side="right")
 
 
 # ---- randomness

@@ -47,6 +47,9 @@ from studies.models.backbones import create_backbone
         (("status", "/nowhere"), ["/nowhere"]),
         (("report", "/nowhere"), ["/nowhere"]),
         (("run", "resolution", "--no-timing"), ["resolution is only timed", "--no-timing"]),
+        (("run", "--corruptions", "blur,nois"), ["'nois'", "did you mean noise", "pixelate"]),
+        (("run", "--task", "segmentation", "--corruptions", "all"), ["--corruptions", "not of segmentation"]),
+        (("run", "resolution", "--corruptions", "all"), ["resolution is only timed", "--corruptions"]),
         (("list", "reducer"), ["'reducer'", "reducers"]),
     ],
 )
@@ -93,14 +96,20 @@ def test_run_stop_continue_and_repeat(tmp_path):
 
     written = {path: path.read_bytes() for path in results}
     results[0].write_bytes(written[results[0]][:100])  # cut off in the middle
-    third = study(*args)
+    third = study(*args, "--corruptions", "noise,blur")
     assert third.returncode == 0, third.stderr
     assert results[1].read_bytes() == written[results[1]]
     before, after = json.loads(written[results[0]]), json.loads(results[0].read_bytes())
     assert (after["metrics"], after["weight_digest"]) == (before["metrics"], before["weight_digest"])
 
-    scores = json.loads(study("evaluate", results[0].parent / "model", "--quick").stdout)
+    scores = json.loads(study("evaluate", results[0].parent / "model", "--quick", "--corruptions", "noise").stdout)
     assert scores["top1"] == before["metrics"]["final"]["top1"] and scores["num_items"] == before["num_items"]
+    for path in results:
+        with np.load(path.parent / "corrupted.npz") as arrays:
+            assert {name for name in arrays.files if name.startswith("under_")} == {"under_noise", "under_blur"}
+            noisy = float((arrays["under_noise"] == arrays["target"]).mean())
+        assert path is not results[0] or noisy == scores["top1_under_noise"]
+    assert "## Under corruptions: top-1, %" in (out / "report" / "table.md").read_text()
 
     status = json.loads(study("status", out, "--json").stdout)
     assert {row["state"] for row in status} == {"done"}

@@ -1,5 +1,6 @@
 """The embedded data set: what is disjoint, what is pure, and that labels are where the ink is."""
 
+import math
 import time
 
 import numpy as np
@@ -226,3 +227,18 @@ def test_rows_and_turns_are_parts_of_the_batches():
     assert all(torch.equal(ours, column[4:9]) for ours, column in zip(part[:5], whole[:5], strict=True))
     items = [torch.cat([b.item for b in data.test_batches(400, slice(turn, None, 2))]) for turn in range(2)]
     assert sorted(torch.cat(items).tolist()) == list(range(2022)) and len(items[0]) == 1200
+
+
+def test_places_are_about_thirds_of_the_training_scenes():
+    data = Scenes()
+    counts = [0, 0, 0]
+    for epoch in range(4):
+        for batch in data.train_batches(epoch, 449):
+            for place in batch.place.tolist():
+                counts[place] += 1
+    assert all(0.28 < count / sum(counts) < 0.42 for count in counts), counts
+    scenes, test = data.render("test", np.arange(200)), next(data.test_batches(200))
+    for (left, top, right, bottom), place in zip(scenes.boxes[:, 0].tolist(), test.place.tolist(), strict=True):
+        apart = math.hypot((left + right) / 2 - 16, (top + bottom) / 2 - 16) / 16
+        assert place == (apart >= 0.4) + (apart >= 0.56)
+    assert next(Scenes("detection", num_digits=(1, 4)).test_batches(2)).place is None

@@ -13,7 +13,7 @@ from studies.data.sets.scenes import Scenes
 from studies.measure.bench import bench, variants_of
 from studies.measure.detector import Detector, Whole, detector_costs, fixed_regions, time_whole
 from studies.measure.flops import count_torch
-from studies.measure.speed_record import spread
+from studies.measure.speed_record import ratio_spread
 from studies.models import deploy
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse, parse_one
@@ -121,7 +121,7 @@ def test_whole_detectors_are_timed_beside_their_encoders():
     dense = np.array(record["variants"][0]["whole"]["samples_s"])
     for row in record["variants"]:
         whole, own = row["whole"], np.array(row["whole"]["samples_s"])
-        assert len(own) == 4 and whole["ratio"] == spread(dense / own) and own.min() > 0
+        assert len(own) == 4 and whole["ratio"] == ratio_spread(dense, own) and own.min() > 0
         assert whole["images_per_s"]["median"] == pytest.approx(1 / np.median(own))
         assert (whole["num_proposals"], whole["num_detections"]) == (64, 10)
         assert row["detector"] == detector_costs(models[row["variant"]])

@@ -19,7 +19,7 @@ from studies.measure import NotCompiled, clock
 from studies.measure.clock import peak_memory_mib
 from studies.measure.modes import compile_errors, num_threads, running
 from studies.measure.sdpa import sdpa_backend, sdpa_backends
-from studies.measure.speed_record import spread
+from studies.measure.speed_record import ratio_spread
 from studies.measure.throughput import check_record, flag_speedup, measure, round_orders
 
 SETTING = dict(dense="none", img_size=16, batch_size=4, device="cpu", rounds=5, min_seconds=0.0)
@@ -128,10 +128,28 @@ def test_figures_follow_from_samples(record):
     for v in record["variants"]:
         own = np.array(v["samples_s"])
         assert len(own) == record["rounds"] and (own > 0).all()
-        assert v["ratio"] == spread(np.array(samples["none"]) / own)
+        assert v["ratio"] == ratio_spread(samples["none"], own)
         assert v["images_per_s"]["median"] * np.median(own) == pytest.approx(record["batch_size"])
         assert v["images_per_s"]["p5"] <= v["images_per_s"]["median"] <= v["images_per_s"]["p95"]
-    assert record["variants"][0]["ratio"] == {"median": 1.0, "p5": 1.0, "p95": 1.0}
+    assert record["variants"][0]["ratio"] == {
+        "median": 1.0,
+        "p5": 1.0,
+        "p95": 1.0,
+        "low": None,
+        "high": None,
+    }  # of 5 rounds
+
+
+def test_rounds_go_on_until_ratios_are_known_or_time_is_over():
+    models, setting = variants(), SETTING | {"rounds": None}
+    known = measure(models, **setting, precision=5.0, latency=False)
+    assert (known["rounds"], known["stopped_by"], known["precision"]) == (25, "precision", 5.0)
+    for row in known["variants"]:
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] and len(row["samples_s"]) == 25
+    over = measure(models, **setting, max_seconds=0.0, latency=False)
+    assert (over["rounds"], over["stopped_by"]) == (1, "time")
+    said = "its ratio has no interval in 1 rounds, as 0 s allow, not the 2 % asked for"
+    assert [said in row["flags"] for row in over["variants"]] == [False, True, True]
 
 
 @pytest.mark.parametrize("part, value", [("ratio", 1.5), ("images_per_s", 1.0)])

@@ -39,3 +39,25 @@ def test_confidence_is_the_top_softmax_probability():
         hit = logits[i].index(max(logits[i])) == target[i]
         gaps[math.ceil(own * 15)] = gaps.get(math.ceil(own * 15), 0) + float(hit) - own
     assert found.metrics["ece"] == pytest.approx(sum(map(abs, gaps.values())) / NUM, abs=1e-9)
+
+
+def test_top1_by_place_is_of_the_items_there():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(NUM, 3, SMALL["img_size"], SMALL["img_size"], generator=generator)
+    model = ReducedViT(tiny("token")).eval()
+    place = torch.tensor([0, 1, 1, 0, 1, 0, 1])  # nothing at the border
+    with torch.no_grad():
+        target = torch.where(torch.arange(NUM) < 3, model(images).argmax(dim=1), -1)
+    target = target.clamp(min=0)
+    plain = evaluate(model, batches(images, target), "cpu")
+    told = (batch._replace(place=place[batch.item]) for batch in batches(images, target))
+    found = evaluate(model, told, "cpu")
+    hit = (found.predictions["prediction"] == found.predictions["target"]).tolist()
+    for number, name in enumerate(("near_centre", "between")):
+        own = [one for one, where in zip(hit, place.tolist(), strict=True) if where == number]
+        assert found.metrics[f"top1_{name}"] == pytest.approx(sum(own) / len(own))
+    assert found.predictions["place"].tolist() == place.tolist()
+    assert {*found.metrics} - {*plain.metrics} == {
+        "top1_near_centre",
+        "top1_between",
+    } and "place" not in plain.predictions

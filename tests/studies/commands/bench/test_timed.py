@@ -14,9 +14,12 @@ from cropr.macs import dense_macs
 from results.pages.tables import number
 from results.records.frames import run_frame, speed_frame
 from results.records.store import load_records
-from studies.commands.bench import Bench, lines, run
+from studies.commands.bench import Bench, check_lines, lines, run
+from studies.commands.bench.headlines import headlines
 from studies.commands.records import write_report
+from studies.measure import probes
 from studies.measure.bench import bench, variants_of
+from studies.measure.speed_record import ranks
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse
 
@@ -156,7 +159,7 @@ def test_several_dtypes_are_a_record_each(tmp_path):
     records = run(options, said.append)
     assert [(record["dtype"], len(record["variants"])) for record in records] == [("float32", 2), ("bfloat16", 2)]
     assert len({record["id"] for record in records}) == 2 and "batch 1, bfloat16" in said[-1]
-    assert [line.split(", ")[3] for line in lines(records) if "scenes_vit" in line] == ["float32", "bfloat16"]
+    assert [line.split(", ")[3] for line in lines(records) if line.startswith("scenes_vit")] == ["float32", "bfloat16"]
     with pytest.raises(ValueError, match="unknown dtype 'bfloat'; did you mean bfloat16"):
         run(replace(options, dtype="float32,bfloat"), said.append)
 
@@ -178,11 +181,44 @@ def test_modes_and_threads_are_a_record_each(tmp_path):
         ]
         assert chance["images_per_s"]["median"] is None and record["sdpa_backend"] is None
     text = "\n".join(lines(records))
+    assert not any(row["reducers"] for record in records[2:] for row in record["variants"])
+    assert records[0]["variants"][1]["reducers"]["ms"]["median"] > 0 and records[0]["variants"][0]["reducers"] is None
     assert "batch 1 (single stream), float32, onnx, " in text and "1 thread, " in text and "2 threads, " in text
     assert run(options, said.append) == records and "32 px, batch 1, float32, onnx, 2 threads: read from" in said[-1]
     names = {row["study"] for _, row in speed_frame([load_records(tmp_path)]).iterrows()}
     folder = tmp_path.name
     assert names == {f"{folder}, {mode}, {n} threads" for mode in ("eager", "onnx") for n in (1, 2)}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_variants_are_ranked_where_the_machine_is_quiet(quiet, monkeypatch, tmp_path):
+    check = {"quiet": quiet, "why": "it was so", "band": 0.05, "dtype": "float32", "num_threads": 1}
+    monkeypatch.setattr(probes, "known_pair", lambda vit, **options: check)
+    (record,) = run(Bench(**SMALL | {"rounds": 6, "out": tmp_path}), [].append)
+    assert record["self_check"] == check
+    expected = ranks(record["variants"])
+    assert [row["rank"] for row in record["variants"]] == ([*expected.values()] if quiet else [None, None])
+    text = list(lines([record]))
+    said = "quiet enough to see 5%" if quiet else "too noisy to rank"
+    assert text[1] == f"self-check, float32, 1 threads: {said}: it was so"
+    assert text[2].endswith("rank") is quiet and (text[3][-1] in "12") is quiet
+    found = json.loads((tmp_path / "headlines.json").read_text())
+    assert found["headlines"] == headlines([record])
+
+
+def test_the_self_check_by_itself(tmp_path):
+    """Whatever this machine is like now: exit code, record and what is printed agree."""
+    args = ("bench", "--self-check", "--backbone", "scenes_vit", "--threads", "1,2", "--out", tmp_path)
+    done = study(*args, "--json")
+    found = json.loads(done.stdout)
+    assert [check["num_threads"] for check in found] == [1, 2] and found[0]["num_tokens"] == 65
+    assert done.returncode == (0 if all(check["quiet"] for check in found) else 1)
+    assert json.loads((tmp_path / "self_check.json").read_text())["checks"] == found
+    assert not (tmp_path / "speed").exists()
+    for check in found:
+        low, high = check["ratio"]["low"], check["ratio"]["high"]
+        assert check["quiet"] is (low is not None and low >= 1.9 and high <= 2.1)
+        assert any(check["why"] in line for line in check_lines([check]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""docs/speed.md: what the kept records of speed say. Records of `bench --out` lie in docs/records/speed/NAME/, those of
+the scripts of tests/benchmarks beside them, and those of GPUs in docs/records/gpu/DEVICE/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from results.records.files import read_json
+
+__all__ = ["RECORDS", "speed_page"]
+
+RECORDS = Path(__file__).parents[2] / "docs" / "records"
+NOTHING = "–"
+HEAD = (
+    "Made by `make docs` from the records in [docs/records](records). Random weights and images; all variants of a "
+    "table run interleaved in one process, and ratios are of the same rounds: median [5th, 95th percentile]. "
+    "**speedup**: throughput over the dense model's; **of the MACs**: speedup over dense MACs / own MACs, 1 where all "
+    "that the arithmetic promises arrives; **× random**: throughput over random pruning's on the same schedule, what "
+    "choosing costs (1: nothing)."
+)
+YARDSTICKS = (
+    "Time of a plain implementation of the same equations, with explicit attention softmax(QKᵀ/√d)V and the same "
+    "weights (tests/benchmarks/plain.py), over ours, in the same rounds: above 1 ours is faster. Median [95 % "
+    "bootstrap interval]. Processor time, where it is said, is that of the process: other work runs on the machine."
+)
+TRAINING = (
+    "Forward, loss, backward and AdamW over those of the dense model, in the same rounds: median [95 % bootstrap "
+    "interval]. `teacher` is the forward pass of the dense model without gradients alone, which a method with a "
+    "teacher makes in every step."
+)
+ROUNDED = (
+    "Patches that a bfloat16 model keeps and its float32 model does not, %, behind the first and the last reducer; "
+    "with scores in float32, as they are computed here, and with scores that are rounded to bfloat16, as they were."
+)
+
+
+def speed_page(records: Path = RECORDS) -> str:
+    """The page of what lies in `records`."""
+    lines = ["# Speed", "", HEAD]
+    kept = [read_json(path) for path in sorted((records / "speed").glob("*/speed/*/result.json"))]
+    for title in dict.fromkeys(map(_title, kept)):
+        lines += ["", f"## {title}"]
+        for record in sorted((r for r in kept if _title(r) == title), key=_order):
+            lines += ["", *_table(record)]
+    for name, title, section in (
+        ("yardsticks", "Beside plain implementations", _yardsticks),
+        ("training", "A training step", _training),
+        ("ranking", "Scores in bfloat16", _rounded),
+    ):
+        if found := sorted((records / "speed").glob(f"{name}*.json")):
+            lines += ["", f"## {title}", "", *section([read_json(path) for path in found])]
+    return "\n".join([*lines, "", "## GPU", "", *_gpu(records / "gpu")]) + "\n"
+
+
+def _title(record: dict[str, Any]) -> str:
+    return f"{record['backbone']}, {record['img_size']} px, {record['task']}"
+
+
+def _order(record: dict[str, Any]) -> tuple:
+    return -len(record["dtype"]), record["dtype"], record["mode"] != "eager", record["batch_size"]
+
+
+def _setting(record: dict[str, Any]) -> str:
+    return f"batch {record['batch_size']}, {record['dtype']}, {record['mode']}"
+
+
+def _machine(record: dict[str, Any], timed: dict[str, Any] | None = None) -> str:
+    """Where, by which commit, how often, and what else ran."""
+    origin, timed = record["provenance"], timed or record
+    load = timed.get("load_of_others")
+    others = "load of others unknown" if load is None else f"others kept {load:.2f} cores busy"
+    num = timed.get("num_threads", origin["num_threads"])
+    threads = "" if origin["device"] == "cuda" else f", {num} thread{'s' * (num != 1)}"
+    clock = ", processor time" if timed.get("clock") == "processor" else ""
+    dirty = " (changed)" if origin["dirty"] else ""
+    return (
+        f"{origin['device_name']}{threads}, torch {origin['packages']['torch']}, commit {origin['commit'][:7]}{dirty}, "
+        f"{timed['rounds']} rounds{clock}, {others}"
+    )
+
+
+def _table(record: dict[str, Any]) -> Iterator[str]:
+    """One measurement of `bench`."""
+    yield f"**{_setting(record)}** ({_machine(record)})"
+    yield ""
+    yield from _rows(("variant", "MAC ratio", "images/s", "speedup", "of the MACs", "× random"))
+    for row in record["variants"]:
+        yield _row(
+            f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", _spread(row["images_per_s"], 1),
+            _spread(row["ratio"], 2), _number(row["speedup_per_mac_ratio"], 2), _spread(row["ratio_to_random"], 2),
+        )  # fmt: skip
+    for row in record["unreachable"]:
+        yield _row(f"`{row['variant']}`", f"unreachable, floor {row['floor']:.3f}", *[NOTHING] * 4)
+
+
+def _yardsticks(files: list[dict[str, Any]]) -> Iterator[str]:
+    yield YARDSTICKS
+    timed = [(record, file) for file in files for record in file["records"]]
+    names = list(dict.fromkeys(name for record, _ in timed for name in record["yardsticks"]))
+    yield ""
+    yield from _rows(("", *(f"{r['img_size']} px, batch {r['batch_size']}" for r, _ in timed)))
+    for name in names:
+        yield _row(f"`{name}`", *(_interval(record["yardsticks"].get(name)) for record, _ in timed))
+    yield ""
+    for record, file in timed:
+        yield (
+            f"* {record['backbone']} at {record['budget']:g} of the MACs, {record['img_size']} px, batch "
+            f"{record['batch_size']}: {_machine(file, record)}."
+        )
+
+
+def _training(files: list[dict[str, Any]]) -> Iterator[str]:
+    yield TRAINING
+    yield ""
+    names = list(dict.fromkeys(name for file in files for name in file["over_dense"]))
+    yield from _rows(("", *(f"{file['img_size']} px, batch {file['batch_size']}" for file in files)))
+    for name in names:
+        yield _row(f"`{name}`", *(_interval(file["over_dense"].get(name)) for file in files))
+    yield ""
+    for file in files:
+        yield f"* {file['backbone']} at {file['budget']:g} of the MACs: {_machine(file)}."
+        yield (
+            "* The fused attention under a mask against the exact one, largest difference of a patch that stays over "
+            "the standard deviation of patches, behind each block of a model with random weights:"
+        )
+        for how, deviations in file["deviation_of_blocks"].items():
+            yield f"  * {how}: {', '.join(f'{value:.0e}' for value in deviations)}"
+
+
+def _rounded(files: list[dict[str, Any]]) -> Iterator[str]:
+    yield ROUNDED
+    yield ""
+    yield from _rows(("model", "float32: first", "last", "rounded: first", "last"))
+    for file in files:
+        for name, shares in file["other_patches"].items():
+            yield _row(f"`{name}`", *(f"{100 * s:.1f}" for how in ("not rounded", "rounded") for s in shares[how]))
+    yield ""
+    for file in files:
+        yield f"* {file['what']}; commit {file['provenance']['commit'][:7]}."
+        for record in file["costs"]:
+            costs = ", ".join(f"`{name}` {_interval(cost)}" for name, cost in record["cost"].items())
+            yield (
+                f"* Time over that with rounded scores, batch {record['batch_size']}, bfloat16 "
+                f"({_machine(file, record)}): {costs}."
+            )
+
+
+def _gpu(folder: Path) -> Iterator[str]:
+    devices = sorted(path for path in folder.glob("*") if path.is_dir())
+    if not devices:
+        yield "Not measured: none was there. `make gpu` runs the tests marked gpu and measures one in nine minutes."
+    for device in devices:
+        kept = [read_json(path) for path in sorted(device.glob("*.json"))]
+        yield f"### {kept[0]['provenance']['device_name']}"
+        for record in kept:
+            yield ""
+            yield f"**{_gpu_setting(record['setting'])}** ({_machine(record)})"
+            yield ""
+            if record["setting"]["kind"] == "training":
+                yield from _rows(("", "steps of the dense model"))
+                yield from (_row(f"`{name}`", _interval(ratio)) for name, ratio in record["over_dense"].items())
+                continue
+            yield from _rows(("variant", "MAC ratio", "images/s", "speedup"))
+            for row in record["variants"]:
+                spreads = _spread(row["images_per_s"], 1), _spread(row["ratio"], 2)
+                yield _row(f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", *spreads)
+
+
+def _gpu_setting(setting: dict[str, Any]) -> str:
+    precision = {"float32": "float32, no TF32", "tf32": "float32 with TF32"}.get(setting["precision"])
+    return (
+        f"{setting['backbone']}, {setting['img_size']} px, batch {setting['batch_size']}, "
+        f"{precision or setting['precision']}, {setting['kind']}"
+    )
+
+
+def _rows(names: Iterable[str]) -> Iterator[str]:
+    """The head of a table."""
+    names = list(names)
+    yield _row(*names)
+    yield "|---" * len(names) + "|"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return NOTHING if value is None else f"{value:.{decimals}f}"
+
+
+def _spread(value: dict[str, Any] | None, decimals: int) -> str:
+    if value is None or value["median"] is None:
+        return NOTHING
+    return f"{value['median']:.{decimals}f} [{value['p5']:.{decimals}f}, {value['p95']:.{decimals}f}]"
+
+
+def _interval(value: dict[str, Any] | None) -> str:
+    return NOTHING if value is None else f"{value['median']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
