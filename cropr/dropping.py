@@ -228,7 +228,7 @@ class Scheduled(Method):
 class Dropping(Scheduled):
     """A method whose `reducer` keeps the patches of the highest score."""
 
-    searched_ways = ("prune",)
+    searched_ways: ClassVar[tuple[str, ...]] = ("prune",)
 
     rest: str = option("drop", "what becomes of patches that leave: " + REST_MEANING, choices=REST_CHOICES, dense="llf")
 

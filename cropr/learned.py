@@ -8,8 +8,9 @@ heeds the marks (see cropr/masking.py). The loss is the task's, and the squared 
 Which patches are marked:
 
 - Of a method that drops by a score: those of the lowest own score, computed among the patches that are left, as it is
-  in the reduced model. What becomes of the others is not searched: they count as dropped (rest=llf: they come back for
-  the last block; those marked inside a block have then gone through its MLP), and `rest` counts where the budget is met.
+  in the reduced model. What becomes of the others is not searched: they count as dropped (rest=llf: they come back
+  for the last block; those marked inside a block have then gone through its MLP), and `rest` counts where the budget is
+  met.
 - Where scores are learned, there are none yet: DiffRate's own order, by the class token's attention, stands in.
 - Of a method that merges: the tail of DiffRate's order goes to the most similar patches that stay, by plain means,
   whatever pairs the method itself would merge.
@@ -51,10 +52,10 @@ STEP = 4  # between two candidates, in patches
 
 
 class Stays(NamedTuple):
-    """Patches of a place that are left behind pruning, and behind merging as well."""
+    """Patches of a place that are left behind pruning, and behind merging as well; tensors while they are learned."""
 
-    pruned: float
-    merged: float
+    pruned: Any
+    merged: Any
 
 
 class Rate(nn.Module):
@@ -269,7 +270,7 @@ def expected(places: Mapping[int, Place], num_patches: int) -> dict[int, Stays]:
     """The numbers that the rates of a model expect, in order of blocks, none above the one before."""
     live, found = float(num_patches), {}
     for block, place in sorted(places.items()):
-        each = {way: rate.expected().item() for way, rate in place.rates.items()}  # type: ignore[operator]
+        each = {way: rate.expected().item() for way, rate in place.rates.items()}
         pruned = min(live, each.get("prune", live))
         live = min(pruned, max(each.get("merge", pruned), place.least * pruned))
         found[block] = Stays(pruned, live)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -85,7 +86,7 @@ def test_counts_are_searched_on_training_items_before_training(tmp_path, looked_
     assert record["budget_reached"] == pytest.approx(0.65, abs=0.01)
     # The same by hand, from the same weights.
     vit, data = create_backbone("scenes_vit", pretrained=False, checkpoint=config.checkpoint), create_dataset(config)
-    batches = [data.batch("train", range(first + 16 * n, first + 16 * (n + 1))) for n in range(STEPS)]
+    batches = [data.batch("train", np.arange(16 * n, 16 * (n + 1)) + first) for n in range(STEPS)]
     by_hand = search(vit, parse_one(config.reducer), 0.65, batches, CrossEntropy(), STEPS, config.seed)
     assert by_hand.record["found"] == found["found"] and by_hand.record["loss_last"] == found["loss_last"]
     counts = [tokens for tokens, *_ in build(vit, by_hand.method).model.token_counts()]
@@ -155,7 +156,11 @@ def test_a_classifier_that_is_drawn_at_random_is_refused(tmp_path):
         weights = tmp_path / f"{num_classes}.safetensors"
         save_file(create_backbone("scenes_vit", pretrained=False, num_classes=num_classes).state_dict(), weights)
         options = Options(
-            reducers="evit:schedule=learned", budgets="0.65", backbone=f"scenes_vit={weights}", quick=True, settings=TINY
+            reducers="evit:schedule=learned",
+            budgets="0.65",
+            backbone=f"scenes_vit={weights}",
+            quick=True,
+            settings=TINY,
         )
         if said is None:
             preflight(configs_of(options))
