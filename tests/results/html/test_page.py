@@ -177,6 +177,6 @@ def test_readme_has_a_line_for_each_file(study: Path) -> None:
     folder = study / "report"
     text = (folder / "README.md").read_text()
     files = sorted(path.name for path in folder.iterdir())
-    assert len(files) == 20 and [name for name in files if f"`{name}`" not in text] == []
+    assert len(files) == 21 and [name for name in files if f"`{name}`" not in text] == []
     lines = text.splitlines()[4:]
-    assert len(lines) == 14 and all(len(line.split(": ", 1)[1]) >= len("This list.") for line in lines)
+    assert len(lines) == 15 and all(len(line.split(": ", 1)[1]) >= len("This list.") for line in lines)
