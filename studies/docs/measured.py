@@ -15,13 +15,13 @@ from results.records.frames import run_frame
 from results.records.store import Records, load_records
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import POINTS, differences, trained_alike
+from studies.catalogue import studies
 from studies.docs.speed import RECORDS
 
 __all__ = ["about", "measured", "overview"]
 
 FIELD = "field"
 SPEED = "speed/methods"  # of `bench`
-YARDSTICK = "cropr"
 
 
 def about() -> list[str]:
@@ -105,6 +105,13 @@ def _field() -> tuple[Records, Analysis]:
     return records, analyse(run_frame([records], "top1"))
 
 
+def _yardstick() -> str:
+    """What the study of the field asks about."""
+    question = studies()[FIELD].question
+    assert question is not None
+    return question.method
+
+
 @cache
 def _timings() -> list[dict[str, Any]]:
     """Of `bench`, smallest batch first."""
@@ -127,15 +134,15 @@ def _accuracy_rows(name: str) -> Iterator[str]:
         if rows["over_random_points"].notna().any():
             gaps = zip(*(rows[f"over_random{end}_points"] for end in ("", "_low", "_high")), strict=True)
             yield _row(f"{title}: minus random, points", (_interval(*gap) for gap in gaps))
-        if not shelf and name != YARDSTICK:
-            yield _row(f"{title}: minus {YARDSTICK}, points", (_minus_yardstick(row) for _, row in rows.iterrows()))
+        if not shelf and name != _yardstick():
+            yield _row(f"{title}: minus {_yardstick()}, points", (_minus_yardstick(row) for _, row in rows.iterrows()))
 
 
 def _minus_yardstick(row: pd.Series) -> str:
     """At the same budget, with the interval."""
     found = _field()[1]
     others = found.variants[found.variants["budget_asked"] == row["budget_asked"]]
-    others = others[(others["reducer"] == YARDSTICK) & trained_alike(others, row)]
+    others = others[(others["reducer"] == _yardstick()) & trained_alike(others, row)]
     if others.empty:
         return NOTHING
     pair = [(int(row.name), int(others.index[0]))]

@@ -17,6 +17,7 @@ WORDS = {
     ("studies/models/methods.py", "random"): 1,  # a role, see ORDER
     ("studies/measure/bench.py", "random"): 1,  # a role, as in the next three
     ("studies/docs/methods.py", "random"): 1,
+    ("studies/docs/measured.py", "random"): 1,
     ("studies/commands/asked.py", "random"): 2,
     ("results/records/schema.py", "random"): 1,
     ("results/statistics/compare.py", "random"): 1,
