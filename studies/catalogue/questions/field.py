@@ -15,9 +15,16 @@ FREE = (
 )  # fmt: skip
 
 
+AS_RANDOM = ("random", "cropr", "repshift")  # random pruning is on their schedule, and leaves as many tokens
+
+
 def reducers() -> str:
-    """All of them trained at each budget, and what the rest make of the dense model as it is."""
-    return ",".join(["none", *TRAINED, *FREE, *(f"{name}:trained_at=1" for name in FREE)])
+    """All of them trained at each budget, what the rest make of the dense model as it is, and random pruning at the
+    counts of each, trained or not likewise."""
+    trained = [f"random:like={name}" for name in (*TRAINED, *FREE) if name not in AS_RANDOM]
+    shelf = [f"{name}:trained_at=1" for name in FREE]
+    twins = [f"random:like={name},trained_at=1" for name in FREE if name not in AS_RANDOM]
+    return ",".join(["none", *TRAINED, *FREE, *shelf, *trained, *twins])
 
 
 STUDY = replace(
@@ -55,7 +62,6 @@ STUDY = replace(
     question=Question("cropr", "random", margin_points=0, kind="above", budget=0.5, metric="top1"),
     reducers=reducers(),
     budgets="0.8,0.65,0.5",
-    random_at_counts=True,
     seeds=1,
     tuned=pareto.STUDY.name,
     default_of_task=False,
