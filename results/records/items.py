@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from results.records.files import printable
 from results.records.store import CorruptRecord, read_predictions, write_bytes
 
 __all__ = ["FILE", "Items", "kind_of", "read_items", "write_items"]
@@ -26,7 +27,7 @@ class Items:
         """Of a class: its number where no name is known, and of none (-1) a dash."""
         if number < 0:
             return "–"
-        return self.classes[number] if number < len(self.classes) else str(number)
+        return printable(self.classes[number]) if number < len(self.classes) else str(number)
 
 
 def kind_of(picture: bytes) -> str | None:

@@ -37,6 +37,8 @@ def _row(record: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
     shares = {metric["name"] for metric in declared if metric.get("unit") == "%"}
     row = {}
     for path, value in _scalars({**record, "recipe": recipe}):
+        if path == ("metrics",):  # of a budget that could not be reached
+            continue
         if path[0] == "metrics" and path[-1] in shares and value is not None:
             path, value = (*path[:-1], f"{path[-1]}_percent"), 100 * value
         row[_name(path[path[0] == "metrics" :])] = value

@@ -54,7 +54,7 @@ def test_every_metric_has_its_files(study, report):
                for kind in ("png", "svg", "pdf")}  # fmt: skip
     files = {f"{name}{which}.csv" for name in ("summary", "pairwise") for which in ("", "_mask_ap")}
     files |= {"table.md", "table.tex", "health.json", "speed.csv", "details.csv", "coverage.csv", "README.md"}
-    files |= {"curves.csv", "equal_cost.csv", "cost_at_loss.csv"}
+    files |= {"curves.csv", "equal_cost.csv", "cost_at_loss.csv", "runs.csv"}
     assert names == figures | files
     text = (study / "report" / "table.md").read_text()
     assert "scored by pycocotools 2.0.11" in text and "small below 69.5 pixels" in text and "Accuracy:" not in text

@@ -18,7 +18,9 @@ def sections(record):
     title = f"## {record['backbone']}, {record['img_size']} px, {record['task']}\n"
     setting = f"**batch {record['batch_size']}, {record['dtype']}, {record['mode']}**"
     section = PAGE.partition(title)[2].partition("\n## ")[0]
-    return section.partition(setting)[2].partition("\n**")[0].splitlines()
+    settings = [part for part in section.split("\n**") if f"**{part}".startswith(setting)]
+    (own,) = [part for part in settings if f"commit {record['provenance']['commit'][:7]}," in part]
+    return own.splitlines()
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.parent.name)

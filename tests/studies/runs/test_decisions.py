@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from baselines.dynamicvit import DynamicViT
 from baselines.tome import ToMe, best_edges
 from cropr.reducer import Dropper
-from cropr.tokens import Tokens
+from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
 from studies.models.methods import builtin, parse_one
 from studies.models.reducers import build
@@ -98,7 +98,8 @@ def test_equal_scores_go_by_the_place_on_the_grid():
 
 @torch.no_grad()
 def test_tome_decides_by_its_best_edges():
-    attended = type("A", (), {"k": torch.randn(2, 3, 17, 16)})()
+    keys = torch.randn(2, 3, 17, 16)
+    attended = Attended(keys, keys, 1.0, 1)
     numbers, take = ToMe(4).ranking(Tokens(torch.randn(2, 17, 48), 1, 16), attended)
-    assert take == 4 and numbers.equal(best_edges(attended.k.mean(1), 1)[0])
+    assert take == 4 and numbers.equal(best_edges(keys.mean(1), 1)[0])
     assert ToMe(0).ranking(Tokens(torch.randn(2, 17, 48), 1, 16), attended) is None

@@ -70,7 +70,8 @@ def test_what_begins_untrained_has_no_figure_before_training(looked_at, tmp_path
     assert patches is not None and patches.level.shape == (128, 64) and patches.foreground.any(axis=1).all()
     live = [patches.live(number).sum(axis=1) for number in range(len(patches.blocks))]
     assert [{*own} for own in live] == [{record["schedule"][block]} for block in patches.blocks]
-    assert abs(np.nanmean(patches.consistency)) < 0.05 and (folder / "kept.npz").stat().st_size < 8192
+    # of 128 items and their mirror images:
+    assert abs(np.nanmean(patches.consistency)) < 0.05 and (folder / "kept.npz").stat().st_size < 12_288
     assert looked_at == ["val", "val", "test"] and [line["epoch"] for line in record["validation"]] == [2, 3]
 
 
