@@ -36,6 +36,10 @@ def ids(configs: list[RunConfig]) -> set[str]:
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: f"{path.parts[-3]}/{path.name}")
 def test_committed_records_are_asked_for_again(folder: Path) -> None:
     config = read_config(folder / "config.json")
+    if "trained_at" in config.reducer:  # it begins with another run of its seed, which is asked for too
+        own, first = asked_by(command_of(folder, 1)), f"none-s{config.seed}-"
+        assert folder.name in ids(own) and [one.id.startswith(first) for one in own].count(False) == 1 < len(own)
+        return
     sisters = ids([replace(config, seed=seed) for seed in range(3)])
     assert folder.name in sisters and ids(asked_by(command_of(folder, 3))) == sisters
 
