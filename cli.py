@@ -298,7 +298,7 @@ def evaluate(
     method: MethodOption = None,
 ) -> None:
     """Accuracy of a saved reduced model; prints one JSON document."""
-    from studies.commands.options import give_methods
+    from studies.commands.reading.options import give_methods
     from studies.commands.records import evaluate as score
 
     with usage_errors():
@@ -318,7 +318,7 @@ def export(
 ) -> None:
     """Write a saved model as ONNX or as a program of torch.export, for batches of any size; it is run and compared."""
     from studies.commands.export import export as write
-    from studies.commands.options import give_methods
+    from studies.commands.reading.options import give_methods
     from studies.models.export import NotExported
 
     with usage_errors():
@@ -377,7 +377,7 @@ def retry(directory: DirectoryArgument, slurm: tuple[str | None, dict[str, Any]]
     """Submit the failed runs of a study to Slurm again, asking for the same as before but for the options given."""
     from studies.commands.cluster import retry as again
     from studies.commands.cluster import submitted_lines
-    from studies.commands.options import give_methods
+    from studies.commands.reading.options import give_methods
 
     with usage_errors():
         give_methods(method)
@@ -403,7 +403,7 @@ def show(
     method: MethodOption = None,
 ) -> None:
     """Which patches an image loses, block by block, as a picture: of a study's models, or of one off the shelf."""
-    from studies.commands.options import give_methods
+    from studies.commands.reading.options import give_methods
     from studies.commands.show import show_image, show_study
 
     with usage_errors():
@@ -472,7 +472,7 @@ def list_names(
     as_json: JsonOption = False,
 ) -> None:
     """The names that options take, with the options of reducers and their defaults."""
-    from studies.commands.names import names, show
+    from studies.commands.reading.names import names, show
 
     with usage_errors():
         found = names(what, pattern)

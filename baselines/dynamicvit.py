@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from cropr.dropping import Dropping
 from cropr.method import Training, renamed
-from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
-from cropr.option import option
-from cropr.precision import linear
+from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms
+from cropr.method.option import option
 from cropr.reducer import Dropper
-from cropr.rest import squeeze_masked
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import linear
+from cropr.tokens.rest import squeeze_masked
 
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cropr.dropping import REST_CHOICES, REST_MEANING, Dropping
 from cropr.method import Training
-from cropr.objective import Criterion, Objective
-from cropr.option import option
+from cropr.method.objective import Criterion, Objective
+from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.schedule import kept
 from cropr.tokens import Attended, Tokens

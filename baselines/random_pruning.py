@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.random_bits import uniform
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.random_bits import uniform
 
 __all__ = ["Random", "RandomPruning"]
 

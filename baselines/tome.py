@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.merging import Matching, mean, merged
 from cropr.method import Method
-from cropr.option import option
-from cropr.precision import product
+from cropr.method.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.merging import Matching, mean, merged
+from cropr.tokens.precision import product
 from cropr.windows import global_blocks
 
 __all__ = ["ToMe", "TokenMerging", "bipartite_matching", "merges_per_block"]

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
 from cropr.method import Training
-from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
-from cropr.option import option
-from cropr.precision import linear
-from cropr.random_bits import uniform
+from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms
+from cropr.method.option import option
 from cropr.reducer import Dropper, Reducer
-from cropr.rest import softmax_of_dropped
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import linear
+from cropr.tokens.random_bits import uniform
+from cropr.tokens.rest import softmax_of_dropped
 
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT
@@ -277,7 +277,7 @@ class Cropr(OnCroprSchedule):
         return super(Cropr, method).place(vit, num_patches)
 
     def objective(self, training: Training) -> Objective:
-        from cropr.dense_objective import CroprDenseObjective
+        from cropr.method.dense_objective import CroprDenseObjective
 
         if self.dense:
             cells = self.asking(training.model.vit).cells

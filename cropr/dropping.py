@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cropr.method import Method, Training, renamed
-from cropr.option import option
+from cropr.method.option import option
 from cropr.schedule import Scale, constant, geometric, staged, stages
 from cropr.windows import global_blocks, windows_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cropr.dense_objective import Curriculum
-    from cropr.objective import Objective
+    from cropr.method.dense_objective import Curriculum
+    from cropr.method.objective import Objective
     from cropr.reducer import Dropper, Reducer
 
 __all__ = ["Dropping", "OnCroprSchedule", "Scheduled", "grid_shape"]
@@ -276,7 +276,7 @@ class OnCroprSchedule(Dropping):
         return found
 
     def objective(self, training: Training) -> Objective:
-        from cropr.dense_objective import DenseObjective
+        from cropr.method.dense_objective import DenseObjective
 
         if not self.dense:
             return super().objective(training)
@@ -284,7 +284,7 @@ class OnCroprSchedule(Dropping):
 
     def ramp(self, training: Training) -> Curriculum | None:
         """The curriculum, where one is wanted and there is a training for it."""
-        from cropr.dense_objective import Curriculum
+        from cropr.method.dense_objective import Curriculum
 
         if not (self.curriculum and training.epochs):
             return None

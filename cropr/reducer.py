@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cropr.rest import REST, fuse, softmax_of_dropped, squeeze
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.rest import REST, fuse, softmax_of_dropped, squeeze
 
 __all__ = ["Dropper", "Reducer", "observed", "token_counts"]
 

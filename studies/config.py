@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from cropr.method.option import Option, option, options_of
 from cropr.nearest import nearest
-from cropr.option import Option, option, options_of
 from results.records.schema import read
 
 __all__ = ["CHOICES", "Recipe", "RunConfig", "read_config", "replace_key", "settings"]
@@ -92,7 +92,7 @@ class RunConfig:
     pool: str | None = None  # what the classifier sees, of studies.models.backbones.POOLS; None: the model's own
     ignore: int | None = None  # pixel value of masks that counts nowhere; None: the data set's own
     img_size: int | None = None  # px of images, where the data set asks; None: its own
-    window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: over the whole grid
+    window: str | None = None  # attention within windows, as cropr/windows.py writes them; None: the whole grid
     masks: bool = True  # of objects; False: a detector of boxes alone
     source: str | None = None  # the run whose trained weights it scores; None: it trains its own
     own: tuple[tuple[str, Any], ...] = ()  # settings of `recipe` that are this method's, not the study's

@@ -59,13 +59,24 @@ def is_room(package, name):
     return (ROOT / package / name).is_dir() or (ROOT / package / f"{name}.py").exists()
 
 
-@pytest.mark.parametrize("package", ["results", "studies"])
+@pytest.mark.parametrize("package", ["cropr", "results", "studies"])
 def test_no_room_imports_one_above_it(package):
     graph = rooms(package)
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the rooms
     assert len(order) >= 4 and set(order) >= graph.keys()
     if package == "results":
         assert order == ["records", "statistics", "figures", "html", "pages"]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_room_holds_at_most_ten_files(package):
+    folders = {file.parent for _, file in files(package)}
+    crowded = {
+        str(folder.relative_to(ROOT)): found
+        for folder in folders
+        if len(found := [file.name for file in folder.iterdir() if file.is_file() and file.name != "__init__.py"]) > 10
+    }
+    assert not crowded
 
 
 def test_a_circle_would_be_seen():

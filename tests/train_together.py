@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from cropr.method import Training
-from cropr.objective import CrossEntropy, Objective, Term
+from cropr.method.objective import CrossEntropy, Objective, Term
 from studies.config import Recipe, RunConfig
 from studies.data.sets.scenes import Scenes
 from studies.models.methods import parse_one

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule, grid_shape
-from cropr.precision import wide
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import wide
 
 __all__ = ["Grid", "GridScore", "spread_order"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cropr.dropping import OnCroprSchedule
-from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import wide_type
 
 __all__ = ["Norm", "NormScore"]
 

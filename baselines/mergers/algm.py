@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from baselines.tome import ToMe
 from cropr.dropping import grid_shape
-from cropr.merging import matching, merged
 from cropr.method import Method
-from cropr.option import option
-from cropr.precision import wide
+from cropr.method.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import SLACK, Scale
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.merging import matching, merged
+from cropr.tokens.precision import wide
 from cropr.windows import global_blocks
 
 __all__ = ["LocalGlobalMerging", "WindowMerging", "likeness"]

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import Scheduled
+from cropr.method.option import option
 from cropr.nearest import one_of
-from cropr.option import option
-from cropr.pooling import pool
-from cropr.precision import product, wide
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.pooling import pool
+from cropr.tokens.precision import product, wide
 
 __all__ = ["Clustering", "DPCKNN", "DensityPeaks", "nearest_centre", "squared_distances"]
 

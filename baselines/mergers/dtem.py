@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import TokenMerging, ToMe
-from cropr.option import option
-from cropr.pooling import sizes
-from cropr.precision import linear, product, wide
+from cropr.method.option import option
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens, take
+from cropr.tokens.pooling import sizes
+from cropr.tokens.precision import linear, product, wide
 
 __all__ = ["DTEM", "DecoupledMerging", "soft_choice"]
 

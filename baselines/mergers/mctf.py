@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import TokenMerging
-from cropr.merging import Matching, matching, mean, merge, merged
-from cropr.option import option
-from cropr.pooling import sizes
-from cropr.precision import product, wide
+from cropr.method.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.merging import Matching, matching, mean, merge, merged
+from cropr.tokens.pooling import sizes
+from cropr.tokens.precision import product, wide
 from cropr.windows import global_blocks
 
 __all__ = ["MCTF", "MultiCriteriaFusion", "both_ways", "desire"]

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.merging import Matching, matching, merged
 from cropr.method import Method
-from cropr.option import option
-from cropr.precision import product, wide_type
+from cropr.method.option import option
 from cropr.reducer import Reducer
 from cropr.schedule import SLACK, Scale
 from cropr.tokens import Attended, Tokens, take
+from cropr.tokens.merging import Matching, matching, merged
+from cropr.tokens.precision import product, wide_type
 from cropr.windows import global_blocks
 
 __all__ = ["EnergyMerging", "PiToMe", "energies"]

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import Matching, TokenMerging, ToMe, mean
+from cropr.method.option import option
 from cropr.nearest import one_of
-from cropr.option import option
 from cropr.tokens import take
 
 __all__ = ["ToFu", "TokenFusion", "mlerp"]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.precision import wide_type
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import wide_type
 
 __all__ = ["AdaptiveTokenSampling", "SampledScore", "sample"]
 

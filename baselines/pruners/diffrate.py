@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import AT_REDUCER, OnCroprSchedule
-from cropr.option import option
-from cropr.pooling import sizes
-from cropr.precision import wide
+from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
+from cropr.tokens.pooling import sizes
+from cropr.tokens.precision import wide
 
 __all__ = ["DiffRate", "PruneAndMerge", "merge_tail"]
 

@@ -3,9 +3,9 @@
 Chen et al., arXiv 2305.17997 (release: no licence file), written from a description in words. Of each place two
 softmaxes over candidate counts are learned; a count is the expectation, rounded up, and gradients pass it straight
 through. Nothing leaves while searching: patches are marked, and masked attention heeds the marks (see
-cropr/masking.py). What differs: the published weight of the cost, 5 for a squared difference in GMACs, is in units in
-which the dense model has the 4.6 of DeiT-S, so that it serves models of other sizes. Values of ours: Adam, and half a
-cosine between the published learning rates. Sorting and matching are not counted in the cost.
+cropr/vit/masking.py). What differs: the published weight of the cost, 5 for a squared difference in GMACs, is in units
+in which the dense model has the 4.6 of DeiT-S, so that it serves models of other sizes. Values of ours: Adam, and half
+a cosine between the published learning rates. Sorting and matching are not counted in the cost.
 
 What is found are options of the method, `keeps=20/9,merges=8/3` beside `at=2/4`. The cost comes near the target, not
 more: the longer the search, the nearer.
@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms, weighted_loss
-from cropr.pooling import sizes
+from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms, weighted_loss
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.pooling import sizes
 
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.option import option
-from cropr.precision import wide_type
+from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.precision import wide_type
 
 __all__ = ["RepresentationShift", "ShiftScore"]
 

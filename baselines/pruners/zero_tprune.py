@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.option import option
-from cropr.precision import product
+from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
+from cropr.tokens.precision import product
 
 __all__ = ["AttentionRank", "ZeroTPrune", "mean_of_heads", "most_similar", "vote"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.commands.options import resolve_device
+from studies.commands.reading.options import resolve_device
 
 if TYPE_CHECKING:
     from cropr.vit import ReducedViT

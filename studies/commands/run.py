@@ -12,7 +12,8 @@ from cropr.nearest import one_of
 from results.records.files import path_of
 from results.records.store import last_error
 from studies.catalogue.declaration import TRAINS
-from studies.commands.asked import (
+from studies.commands.bench import Bench
+from studies.commands.reading.asked import (
     Options,
     device_of,
     parts,
@@ -22,8 +23,7 @@ from studies.commands.asked import (
     reducers_of,
     study_of,
 )
-from studies.commands.bench import Bench
-from studies.commands.options import backbone_of, parse_budgets
+from studies.commands.reading.options import backbone_of, parse_budgets
 from studies.config import CHOICES, RunConfig
 from studies.data import OWN_SETTINGS
 from studies.launch.profile import Resources, resources
@@ -33,7 +33,7 @@ from studies.runs.rerun import drop_aside, set_aside
 from studies.tasks import TASKS
 
 if TYPE_CHECKING:
-    from studies.commands.asked import OwnWay
+    from studies.commands.reading.asked import OwnWay
     from studies.data import Data
 
 __all__ = [

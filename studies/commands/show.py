@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studies.commands.options import backbone_of, parse_budgets
+from studies.commands.reading.options import backbone_of, parse_budgets
 from studies.models.methods import GROUPS, parse
 
 __all__ = ["show_image", "show_study"]

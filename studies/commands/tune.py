@@ -13,8 +13,8 @@ from typing import Any
 from cropr.method import GRID_SIZE, Method
 from results.records.store import read_result, write_json
 from results.statistics.health import MAX_POINTS
-from studies.commands.asked import Options, recipe_of, reducers_of, study_of
-from studies.commands.options import parse_budgets
+from studies.commands.reading.asked import Options, recipe_of, reducers_of, study_of
+from studies.commands.reading.options import parse_budgets
 from studies.commands.run import configs_of
 from studies.config import Recipe, RunConfig
 from studies.study import own_way

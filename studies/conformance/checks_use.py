@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cropr.macs import count, dense_macs
 from cropr.method import Training
-from cropr.objective import CrossEntropy, weighted_loss
+from cropr.method.objective import CrossEntropy, weighted_loss
 from cropr.reducer import observed
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
@@ -26,7 +26,7 @@ __all__: list[str] = []
 BACKBONE = "scenes_vit"  # embedded: a saved model says the name of its backbone
 BUDGET, MISSED_BY = 0.6, 0.02
 BATCHES = (3, 5)  # a batch of 1 is a graph of its own to dynamo
-MASKED_ATOL = {"exact": 1e-3, "sdpa": 5e-2}  # sdpa is approximate, see cropr/masking.py
+MASKED_ATOL = {"exact": 1e-3, "sdpa": 5e-2}  # sdpa is approximate, see cropr/vit/masking.py
 
 
 @rule("gradients", kinds=("token", "avg", "dinov3"))

@@ -3,7 +3,7 @@ kept records say of it."""
 
 from __future__ import annotations
 
-from studies.commands.names import described, reads
+from studies.commands.reading.names import described, reads
 from studies.docs.measured import about, measured, overview
 from studies.models.methods import builtin
 

@@ -12,7 +12,7 @@ import torch
 from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
 from cropr.method import Method, Training
-from cropr.objective import Objective
+from cropr.method.objective import Objective
 from cropr.vit import ReducedViT
 from results.records.schema import SCHEMA
 from results.records.store import write_bytes, write_json

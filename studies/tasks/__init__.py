@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from cropr.objective import Criterion, Objective
+    from cropr.method.objective import Criterion, Objective
     from cropr.vit import ReducedViT
     from studies.data import Batch
     from studies.training.distributed import World

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.objective import Counts, Criterion, CrossEntropy, Labelled, Objective, Term, Terms
+from cropr.method.objective import Counts, Criterion, CrossEntropy, Labelled, Objective, Term, Terms
 from cropr.vit import ReducedViT
 from results.statistics.metrics.calibration import calibration_error
 from results.statistics.metrics.statistic import PLACES

@@ -18,8 +18,8 @@ from pycocotools import mask as rle
 from torch import Tensor
 
 from cropr.dense import DenseViT
-from cropr.dense_objective import DenseObjective
-from cropr.objective import Criterion, cells_of_pixels
+from cropr.method.dense_objective import DenseObjective
+from cropr.method.objective import Criterion, cells_of_pixels
 from studies.data import COCO_AREAS, Batch, Instances, Original
 from studies.data.coco_files import to_bbox
 from studies.tasks import Evaluation

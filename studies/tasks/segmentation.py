@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dense import DenseViT
-from cropr.dense_objective import DenseObjective
-from cropr.objective import Criterion, CrossEntropy
+from cropr.method.dense_objective import DenseObjective
+from cropr.method.objective import Criterion, CrossEntropy
 from studies.data import IGNORE_INDEX, Batch
 from studies.tasks import Evaluation
 from studies.tasks.seg_metrics import (

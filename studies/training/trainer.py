@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cropr.objective import Counts, Objective, weighted_loss
+from cropr.method.objective import Counts, Objective, weighted_loss
 from cropr.vit import ReducedViT
 from results.records.store import append_line, write_text
 from studies.config import Recipe

@@ -11,9 +11,9 @@ from tiny_models import DEPTH, HEADS, NUM_PATCHES, images, reducers, tiny
 
 from baselines.dynamicvit import DynamicViT
 from cropr.cropr import CroprModule
-from cropr.masking import policy_softmax
 from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
+from cropr.vit.masking import policy_softmax
 
 ATOL = 1e-6  # sizes, policies and attention weights are float32 in the package
 

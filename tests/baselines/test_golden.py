@@ -27,13 +27,13 @@ from torch import nn
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective, distillation_loss, ratio_loss, token_loss
 from baselines.evit import EViT, EViTObjective, keep_rate_at
 from baselines.tome import bipartite_matching, merges_per_block
-from cropr.masking import policy_softmax
-from cropr.merging import destinations, merge
-from cropr.objective import CrossEntropy, weighted_loss
+from cropr.method.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import kept, staged
 from cropr.tokens import take
+from cropr.tokens.merging import destinations, merge
 from cropr.vit import ReducedViT
+from cropr.vit.masking import policy_softmax
 
 TOME, EVIT, DYNAMIC = numbers("tome/cases"), numbers("evit/cases"), numbers("dynamicvit/cases")
 TOME_CASES = {"r5_prop": {"r": 5}, "r6_decreasing_noprop": {"r": 6, "inflect": -1, "proportional": False}}

@@ -17,7 +17,7 @@ from baselines.pruners.diffrate_search import Rate, SearchedRates, found, search
 from baselines.pruners.representation_shift import ShiftScore
 from baselines.pruners.zero_tprune import AttentionRank
 from cropr.macs import count, dense_macs
-from cropr.objective import CrossEntropy
+from cropr.method.objective import CrossEntropy
 from cropr.reducer import observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT

@@ -14,7 +14,7 @@ from baselines.evit import EViT
 from baselines.random_pruning import RandomPruning
 from baselines.tome import ToMe
 from cropr.cropr import CroprModule
-from cropr.random_bits import image_seeds, uniform
+from cropr.tokens.random_bits import image_seeds, uniform
 from cropr.vit import ReducedViT
 
 

@@ -30,8 +30,8 @@ SPECS = ("cropr", "tome", "evit", "dynamicvit", "norm", "keynorm", "classattn", 
 
 @contextmanager
 def rounded_scores() -> Iterator[None]:
-    """Scores in the type of the model, as without cropr/precision.py."""
-    from cropr.precision import wide_type
+    """Scores in the type of the model, as without cropr/tokens/precision.py."""
+    from cropr.tokens.precision import wide_type
 
     users = [module for module in sys.modules.values() if getattr(module, "wide_type", None) is wide_type]
     for module in users:

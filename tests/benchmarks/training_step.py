@@ -37,7 +37,7 @@ def stepper(
 ) -> Callable[[], None]:
     """A function that makes one training step; `dtype`: of autocast."""
     from cropr.method import Training
-    from cropr.objective import CrossEntropy, weighted_loss
+    from cropr.method.objective import CrossEntropy, weighted_loss
     from studies.models.backbones import create_backbone
     from studies.models.methods import parse_one
     from studies.models.reducers import build

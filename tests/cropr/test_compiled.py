@@ -7,7 +7,7 @@ from tiny_models import images, reducers, tiny
 from torch._dynamo.utils import counters
 
 from cropr.dense import DenseViT
-from cropr.random_bits import image_seeds, uniform
+from cropr.tokens.random_bits import image_seeds, uniform
 from cropr.vit import ReducedViT
 
 BATCHES = (3, 5)  # a batch of 1 is a graph of its own to dynamo

@@ -23,8 +23,8 @@ from tiny_models import place
 
 from cropr.cropr import CroprModule, CroprObjective
 from cropr.dense import DenseViT
-from cropr.dense_objective import CroprDenseObjective, Curriculum, patch_target
-from cropr.objective import CrossEntropy, weighted_loss
+from cropr.method.dense_objective import CroprDenseObjective, Curriculum, patch_target
+from cropr.method.objective import CrossEntropy, weighted_loss
 from cropr.reducer import token_counts
 from cropr.schedule import constant, curriculum
 from cropr.tokens import Tokens

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_models import METHODS, MODELS, idle, images, possible, reduced, reducers, tiny
 
-from cropr.masking import MaskedAttention
 from cropr.reducer import observed
 from cropr.vit import ReducedViT
+from cropr.vit.masking import MaskedAttention
 from studies.measure.clock import peak_memory_mib, seconds
 from studies.measure.sdpa import sdpa_backend
 

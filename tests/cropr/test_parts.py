@@ -12,10 +12,10 @@ from baselines.random_pruning import RandomPruning
 from baselines.tome import ToMe
 from cropr.cropr import CroprModule, CroprObjective
 from cropr.macs import count, dense_macs
-from cropr.objective import CrossEntropy, weighted_loss
-from cropr.random_bits import image_seeds, uniform
+from cropr.method.objective import CrossEntropy, weighted_loss
 from cropr.schedule import constant, curriculum, geometric, kept, solve, spread, staged
 from cropr.tokens import Tokens
+from cropr.tokens.random_bits import image_seeds, uniform
 from cropr.vit import ReducedViT
 
 # Dense outputs

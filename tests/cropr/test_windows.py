@@ -154,7 +154,7 @@ def test_copies_and_folded_models_have_the_same_windows():
 def test_the_teacher_has_windows_too():
     from baselines.dynamicvit import DynamicViTMethod
     from cropr.method import Training
-    from cropr.objective import CrossEntropy
+    from cropr.method.objective import CrossEntropy
 
     vit = windowed("token", "4")
     model = ReducedViT(vit, REDUCED["dynamicvit"](vit), policy="exact")

@@ -9,7 +9,7 @@ from command_line import study
 from results.records.store import write_json
 from studies.catalogue import studies
 from studies.catalogue.recipes import RECIPES
-from studies.commands.options import parse_budgets
+from studies.commands.reading.options import parse_budgets
 from studies.commands.run import Options, configs_of
 from studies.config import Recipe, RunConfig, read_config, replace_key, settings
 

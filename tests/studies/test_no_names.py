@@ -18,7 +18,7 @@ WORDS = {
     ("studies/measure/bench.py", "random"): 1,  # a role, as in the next three
     ("studies/docs/methods.py", "random"): 1,
     ("studies/docs/measured.py", "random"): 1,
-    ("studies/commands/asked.py", "random"): 2,
+    ("studies/commands/reading/asked.py", "random"): 2,
     ("results/records/schema.py", "random"): 1,
     ("results/statistics/compare.py", "random"): 1,
     ("results/statistics/health.py", "random"): 1,

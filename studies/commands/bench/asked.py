@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cropr.nearest import one_of
-from studies.commands.options import backbone_of, parse_budgets, parse_sizes, resolve_device
+from studies.commands.reading.options import backbone_of, parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
 from studies.tasks import TASKS
 

@@ -43,7 +43,7 @@ def usage_errors(code: int = USAGE) -> Iterator[None]:
 def from_file(context: typer.Context, path: Path | None) -> Path | None:
     """The values in a TOML file become the defaults of the command, so that what is typed goes before them."""
     if path is not None:
-        from studies.commands.config_file import read_config
+        from studies.commands.reading.config_file import read_config
 
         names = {option.opts[0].lstrip("-"): str(option.name) for option in context.command.params}
         with usage_errors():

@@ -7,8 +7,8 @@ import pytest
 from command_line import ROOT, study
 
 from studies.catalogue import Question, studies
-from studies.commands.names import names
-from studies.commands.options import parse_budgets
+from studies.commands.reading.names import names
+from studies.commands.reading.options import parse_budgets
 from studies.models.methods import parse
 from studies.tasks import TASKS
 

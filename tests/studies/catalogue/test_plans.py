@@ -5,7 +5,7 @@ import pytest
 from results.records.schema import Study as StudyFile
 from results.records.schema import read
 from studies.catalogue import studies
-from studies.commands.asked import parts, question_of
+from studies.commands.reading.asked import parts, question_of
 from studies.commands.run import Options, configs_of, only_timed, preflight
 from studies.config import RunConfig
 from studies.models.backbones import EMBEDDED

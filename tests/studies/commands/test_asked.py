@@ -2,7 +2,7 @@
 
 import pytest
 
-from studies.commands.asked import random_at_counts
+from studies.commands.reading.asked import random_at_counts
 from studies.models.methods import parse
 
 

@@ -12,7 +12,7 @@ from baselines.dynamicvit import DynamicViTObjective
 from baselines.evit import EViT, EViTObjective
 from baselines.tome import ToMe
 from cropr.cropr import CroprModule, CroprObjective
-from studies.commands.names import described, names
+from studies.commands.reading.names import described, names
 from studies.models.methods import builtin
 
 

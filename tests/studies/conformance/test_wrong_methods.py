@@ -44,8 +44,8 @@ import torch
 from torch import nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.objective import Objective, Term
-from cropr.option import option
+from cropr.method.objective import Objective, Term
+from cropr.method.option import option
 from cropr.reducer import Dropper
 
 

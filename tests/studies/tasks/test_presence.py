@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cropr.method import Training
-from cropr.objective import CrossEntropy
+from cropr.method.objective import CrossEntropy
 from studies.data.sets.scenes import Scenes
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse_one

@@ -10,10 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from tiny_models import images, tiny
 
 from cropr.dense import FUSIONS, DenseViT
-from cropr.dense_objective import CroprDenseObjective, DenseObjective
 from cropr.macs import count
 from cropr.method import Training
-from cropr.objective import weighted_loss
+from cropr.method.dense_objective import CroprDenseObjective, DenseObjective
+from cropr.method.objective import weighted_loss
 from results.figures.pictures import Row, draw_rows
 from studies.catalogue import segmentation, studies
 from studies.catalogue.questions import fusion

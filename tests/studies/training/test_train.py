@@ -13,7 +13,7 @@ from torch import nn
 
 from baselines.dynamicvit import DynamicViT, DynamicViTObjective
 from cropr.method import Training
-from cropr.objective import CrossEntropy, Objective, Term, weighted_loss
+from cropr.method.objective import CrossEntropy, Objective, Term, weighted_loss
 from cropr.vit import ReducedViT
 from studies.config import Recipe, RunConfig, replace_key
 from studies.data import Batch

@@ -11,7 +11,7 @@ import torch
 from image_folders import CLASSES, CONFIG, folder, write_root
 from tiny_models import tiny
 
-from cropr.objective import Objective
+from cropr.method.objective import Objective
 from cropr.vit import ReducedViT
 from results.records.store import Claim
 from studies.config import Recipe, RunConfig

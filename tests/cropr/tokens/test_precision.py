@@ -11,9 +11,9 @@ import baselines.dynamicvit
 import baselines.tome
 import cropr.cropr
 import cropr.tokens
-from cropr.precision import linear, product, wide
 from cropr.reducer import observed
 from cropr.tokens import Tokens
+from cropr.tokens.precision import linear, product, wide
 from cropr.vit import ReducedViT
 from studies.models.methods import builtin
 from studies.models.reducers import reduce

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cropr.precision import no_autocast, wide
+from cropr.tokens.precision import no_autocast, wide
 
 __all__ = ["POLICIES", "MaskedAttention", "policy_attention", "policy_softmax"]
 

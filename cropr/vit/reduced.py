@@ -15,54 +15,25 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import AttentionRope
 from timm.models import checkpoint
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
-from cropr.masking import POLICIES, policy_attention
-from cropr.pooling import pool_weight, weighted_pool
-from cropr.random_bits import image_seeds
 from cropr.reducer import Reducer, token_counts
-from cropr.taps import Tap, Values, check_taps
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.pooling import pool_weight, weighted_pool
+from cropr.tokens.random_bits import image_seeds
+from cropr.vit.backbone import check_backbone, grid_of
+from cropr.vit.halves import attention_half, mlp_branch, mlp_half
+from cropr.vit.masking import POLICIES, policy_attention
+from cropr.vit.taps import Tap, Values, check_taps
 from cropr.windows import global_blocks, windows_of
-
-__all__ = ["ReducedViT", "check_backbone"]
-
-# By exact class: look-alikes (post-norm, parallel and differential blocks) have the same attributes in another order.
-MODELS = (VisionTransformer, VisionTransformerDistilled, Eva)
-BLOCKS = (Block, EvaBlock)
-ATTENTIONS = (Attention, AttentionRope, EvaAttention)
-
-
-def check_backbone(vit: nn.Module) -> None:
-    """Raise ValueError naming the part of `vit` that a reduced model cannot be made of."""
-
-    def refuse(part: object, valid: tuple[type, ...]) -> None:
-        names = ", ".join(cls.__name__ for cls in valid)
-        raise ValueError(f"token reduction is not defined for {type(part).__name__}; valid: {names}")
-
-    if type(vit) not in MODELS:
-        refuse(vit, MODELS)
-    for block in vit.blocks:
-        if type(block) not in BLOCKS:
-            refuse(block, BLOCKS)
-        if type(block.attn) not in ATTENTIONS:
-            refuse(block.attn, ATTENTIONS)
-    if not isinstance(vit.patch_drop, nn.Identity | None):
-        raise ValueError("the model drops patches at random itself; make it with patch_drop_rate=0")
-    if vit.global_pool not in ("", "token", "avg", "avgmax", "max", "map"):
-        raise ValueError(f"unknown pooling {vit.global_pool!r}; valid: token, avg, avgmax, max, map")
 
 
 class ReducedViT(nn.Module):
     """A timm model `vit` with `reducers` at blocks (0-based index -> reducer).
 
     `llf`: last-layer fusion: before the last block every dropped token comes back, as it was when it was dropped.
-    `policy`: masked training ("exact" or "sdpa", see cropr/masking.py): tokens are marked, not removed, while training,
+    `policy`: masked training ("exact" or "sdpa", see masking.py): tokens are marked, not removed, while training,
     and in evaluation too when `masked_eval` is set. With fusion a marked token stays as it was when it was marked, and
     the last block sees all of them.
     `img_size`: of the input, where it is not the model's own (models with dynamic image size).
@@ -315,35 +286,3 @@ class ReducedViT(nn.Module):
     def _with(self, reducers: Mapping[int, Reducer]) -> ReducedViT:
         """The same model, sharing its weights, with other reducers."""
         return ReducedViT(self.vit, reducers, llf=self.llf, img_size=self.img_size)
-
-
-def attention_half(block: nn.Module, x: Tensor, kwargs: dict, attend: Callable[..., Tensor] | None = None) -> Tensor:
-    """The first residual of a timm block, in timm's own order of operations. `attend` takes its attention's place."""
-    branch = (attend or block.attn)(block.norm1(x), **kwargs)
-    return x + block.drop_path1(_scaled(block, branch, "ls1", "gamma_1"))
-
-
-def mlp_half(block: nn.Module, x: Tensor) -> Tensor:
-    """The second residual of a timm block."""
-    return x + block.drop_path2(mlp_branch(block, x))
-
-
-def mlp_branch(block: nn.Module, x: Tensor) -> Tensor:
-    """What the MLP of a timm block adds to `x`, in evaluation."""
-    return _scaled(block, block.mlp(block.norm2(x)), "ls2", "gamma_2")
-
-
-def _scaled(block: nn.Module, branch: Tensor, layer_scale: str, gamma: str) -> Tensor:
-    if not isinstance(block, EvaBlock):
-        return getattr(block, layer_scale)(branch)
-    return branch if getattr(block, gamma) is None else getattr(block, gamma) * branch
-
-
-def grid_of(vit: nn.Module, img_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """Rows and columns of the patch grid for images of `img_size` (None: the model's own)."""
-    if img_size is None:
-        return tuple(vit.patch_embed.grid_size)
-    height, width = img_size if isinstance(img_size, tuple) else (img_size, img_size)
-    if not vit.dynamic_img_size and (height, width) != tuple(vit.patch_embed.img_size):
-        raise ValueError(f"the model takes images of {vit.patch_embed.img_size}, not {(height, width)}")
-    return vit.patch_embed.dynamic_feat_size((height, width))

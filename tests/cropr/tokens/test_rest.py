@@ -14,8 +14,8 @@ from baselines.random_pruning import RandomPruning
 from cropr.cropr import CroprModule, LinearScore
 from cropr.dense import DenseViT
 from cropr.reducer import Dropper
-from cropr.rest import fuse, softmax_of_dropped, squeeze, squeeze_masked
 from cropr.tokens import Tokens
+from cropr.tokens.rest import fuse, softmax_of_dropped, squeeze, squeeze_masked
 from cropr.vit import ReducedViT
 from studies.measure.flops import check_macs
 

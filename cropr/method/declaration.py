@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
+from cropr.method.option import Option, option, options_of
 from cropr.nearest import nearest
-from cropr.option import Option, option, options_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cropr.objective import Criterion, Objective
+    from cropr.method.objective import Criterion, Objective
     from cropr.reducer import Reducer
     from cropr.schedule import Scale
     from cropr.vit import ReducedViT
@@ -173,7 +173,7 @@ class Method:
 
     def objective(self, training: Training) -> Objective:
         """What the reduced model is trained for: the plain loss of the task."""
-        from cropr.objective import Objective
+        from cropr.method.objective import Objective
 
         return Objective(training.criterion)
 
@@ -189,7 +189,7 @@ class Method:
 
     @property
     def policy(self) -> str | None:
-        """Masked training: "exact" or "sdpa", see cropr/masking.py."""
+        """Masked training: "exact" or "sdpa", see cropr/vit/masking.py."""
         return None
 
     def own(self, epochs: int) -> tuple[Self, dict[str, Any]]:

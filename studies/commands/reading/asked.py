@@ -11,7 +11,7 @@ from cropr.method import Method
 from cropr.nearest import one_of
 from studies.catalogue import Study, studies
 from studies.catalogue.own import find_study
-from studies.commands.options import parse_budgets, resolve_device
+from studies.commands.reading.options import parse_budgets, resolve_device
 from studies.config import Recipe, replace_key
 from studies.launch.profile import resources
 from studies.models.methods import ALL, GROUPS, builtin, parse, parse_one

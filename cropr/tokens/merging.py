@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cropr.pooling import sizes
-from cropr.tokens import Tokens, take
+from cropr.tokens.pooling import sizes
+from cropr.tokens.state import Tokens, take
 
 __all__ = ["Matching", "destinations", "matching", "mean", "merge", "merged"]
 

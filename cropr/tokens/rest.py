@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cropr.tokens import Tokens, take
+from cropr.tokens.state import Tokens, take
 
 __all__ = ["REST", "fuse", "softmax_of_dropped", "squeeze", "squeeze_masked"]
 

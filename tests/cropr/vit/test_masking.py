@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_models import images, reducers, tiny
 
-from cropr.masking import EPS, MaskedAttention, policy_attention
 from cropr.vit import ReducedViT
+from cropr.vit.masking import EPS, MaskedAttention, policy_attention
 
 B, H, T, E = 2, 3, 11, 8
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cropr.precision import product, wide, wide_type
+from cropr.tokens.precision import product, wide, wide_type
 
 __all__ = ["Attended", "Tokens", "take"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_models import DEPTH, HEADS, MODELS, NUM_PATCHES, images, place, possible, reducers, tiny
 
-from cropr.pooling import pool
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens
+from cropr.tokens.pooling import pool
 from cropr.vit import ReducedViT
 
 

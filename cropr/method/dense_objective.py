@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cropr.objective import Counts, Criterion, Labelled, Objective, Term, Terms
+from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms
 from cropr.reducer import Dropper
 from cropr.schedule import curriculum
 

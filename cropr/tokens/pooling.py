@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cropr.tokens import Tokens
+from cropr.tokens.state import Tokens
 
 __all__ = ["pool", "pool_weight", "sizes", "weighted_pool"]
 

@@ -1,0 +1,5 @@
+"""How a method declares itself: its name, its options, its schedule and what it learns."""
+
+from cropr.method.declaration import GRID_SIZE, Method, Training, renamed
+
+__all__ = ["GRID_SIZE", "Method", "Training", "renamed"]
