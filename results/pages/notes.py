@@ -181,7 +181,10 @@ def _speed_notes(speeds: pd.DataFrame, done: pd.DataFrame) -> list[str]:
         if first["load_of_others"] > _NOISY:
             load = f"other processes kept {first['load_of_others']:.2g} cores busy meanwhile"
             notes.append(f"{study}: speed {timing} is noisy: {load}.")
-        flagged = rows[rows["flags"] != ""]
+        if shared := int((rows["timed_as"] != "").sum()):
+            once = "were timed once with a variant that has the same model with other weights (timed_as in speed.csv)"
+            notes.append(f"{study}: speed {timing}: {shared} of {len(rows)} variants {once}.")
+        flagged = rows[(rows["flags"] != "") & (rows["timed_as"] == "")]
         notes += [f"{study}: speed of {row.variant}: {row.flags}." for row in flagged.itertuples()]
     for study, rows in speeds[speeds["shown"]].groupby("study", sort=False):
         untimed = sorted(set(done.loc[done["study"] == study, "variant"]) - set(rows["variant"]))

@@ -273,6 +273,7 @@ def _timed_row(variant: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mib": _number(variant, "peak_memory_mib"),
         "macs_g": _number(variant.get("macs_g") or {}, "total"),
         "flags": "; ".join(variant.get("flags", [])),
+        "timed_as": variant.get("timed_as", ""),
     }
 
 

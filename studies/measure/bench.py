@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,8 +49,31 @@ def variants_of(methods: Sequence[Method], budgets: Sequence[float], dense: bool
 
 
 def bench(vit: nn.Module, variants: Variants, whole: Whole | None = None, **options: Any) -> dict[str, Any]:
-    """`time_candidates` of `vit` under each of `variants`. Weights do not matter to the speed of an encoder."""
-    return time_candidates(candidates(vit, variants), whole, **options)
+    """`time_candidates` of `vit` under each of `variants`. Weights do not matter to the speed of an encoder, so that
+    variants that differ by how theirs were trained are timed as one, and each has its figures (`timed_as` names it).
+    Those of `whole` detectors find more or less by their weights: each of them is timed."""
+    same = {} if whole else _same_models(variants)
+    record = time_candidates(candidates(vit, {name: variants[name] for name in variants if name not in same}), whole,
+                             **options)  # fmt: skip
+    for key in ("variants", "unreachable"):
+        of = {row["variant"]: row for row in record[key]}
+        record[key] += [
+            of[once] | (facts(variants[name][0]) if key == "variants" else {}) | {"variant": name, "timed_as": once}
+            for name, once in same.items()
+            if once in of
+        ]
+    return record
+
+
+def _same_models(variants: Variants) -> dict[str, str]:
+    """Variants whose deployed model is that of an earlier one but for its weights -> that one."""
+    first: dict[tuple[str, float | None], str] = {}
+    found = {}
+    for name, (method, budget) in variants.items():
+        once = first.setdefault((str(replace(method, trained_at=None)), budget), name)
+        if once != name:
+            found[name] = once
+    return found
 
 
 def candidates(vit: nn.Module, variants: Variants) -> Candidates:

@@ -17,6 +17,7 @@ from results.records.store import load_records
 from studies.commands.bench import Bench, check_lines, lines, run
 from studies.commands.bench.headlines import headlines
 from studies.commands.records import write_report
+from studies.measure import bench as bench_module
 from studies.measure import probes
 from studies.measure.bench import bench, variants_of
 from studies.measure.speed_record import ranks
@@ -55,6 +56,23 @@ def test_figures_follow_from_samples_and_macs(record):
             assert [row["ratio_to_random"][key] for key in ("median", "p5", "p95")] == pytest.approx(expected)
     named = ("random", "cropr", "random:rest=llf", "tome", "evit")
     assert [row["variant"] for row in record["unreachable"]] == [f"{name}@0.01" for name in named]
+
+
+def test_models_that_differ_by_their_weights_alone_are_timed_once(monkeypatch):
+    vit = create_backbone("scenes_vit", pretrained=False)
+    built, build = [], bench_module.build
+    monkeypatch.setattr(bench_module, "build", lambda *given: built.append(str(given[1])) or build(*given))
+    variants = variants_of(parse("tome,tome:trained_at=1,random:like=tome,evit:trained_at=0.5"), [0.6, 0.01])
+    record = bench(vit, variants, batch_size=2, device="cpu", rounds=2, min_seconds=0.0)
+    rows = {row["variant"]: row for row in record["variants"]}
+    assert rows.keys() == {name for name in variants if not name.endswith("@0.01")}
+    assert {row["variant"] for row in record["unreachable"]} == {name for name in variants if name.endswith("@0.01")}
+    assert sorted(set(built)) == ["evit:trained_at=0.5", "none", "random:like=tome", "tome"]
+    assert [name for name, row in rows.items() if "timed_as" in row] == ["tome:trained_at=1@0.6"]
+    one, other = rows["tome@0.6"], rows["tome:trained_at=1@0.6"]
+    assert other["timed_as"] == "tome@0.6" and other["options"] == one["options"] | {"trained_at": "1"}
+    told = {"variant", "timed_as", "options", "label"}
+    assert {key: one[key] for key in one if key not in told} == {key: other[key] for key in one if key not in told}
 
 
 def test_lines_say_what_a_reader_needs(record):
