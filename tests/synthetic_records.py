@@ -7,6 +7,7 @@ import numpy as np
 
 from results.statistics.metrics.average_precision import Matches, average_precision, average_recall
 from results.statistics.metrics.calibration import calibration_error
+from results.statistics.metrics.statistic import PLACES
 from studies.tasks import TASKS
 
 DENSE_MACS_G = 0.0503
@@ -184,6 +185,10 @@ def write_detection(directory: Path, seeds: int = 1, num_items: int = 16) -> Non
                 matches = made_up_matches(rng, objects, shares, num_items)
                 arrays |= matches.to_arrays(f"{kind}_")
                 metrics |= metrics_of(matches, kind)
+            there = rng.integers(1, 4, (num_items, 3))
+            arrays["found_by_place"] = np.stack([rng.binomial(there, shares), there], axis=-1)
+            hits, all_there = arrays["found_by_place"].sum(axis=0).T
+            metrics |= {f"box_recall_{place}": hits[at] / all_there[at] for at, place in enumerate(PLACES)}
             budget = None if reducer == "none" else 0.65
             run_id = f"{reducer}-s{seed}"
             record = run_record(run_id, reducer, budget, seed, 0.0, num_items) | {

@@ -43,6 +43,9 @@ class TaskInfo(NamedTuple):
     detector: bool = False  # pyramid and heads of a detector stand in the place of the classifier
 
 
+_PLACES = ("near_centre", "between", "near_border")  # of an object in its image
+
+
 def _average_precision(kind: str) -> tuple[Metric, ...]:
     """COCO's numbers for boxes or masks: AP, then its details."""
     name = f"{kind}_ap"
@@ -62,7 +65,7 @@ TASKS = {
             Metric("ece", "ECE", higher_is_better=False, statistic="ece", of="top1"),
             *(
                 Metric(f"top1_{place}", place.replace("_", " "), statistic=f"mean_{place}", of="top1")
-                for place in ("near_centre", "between", "near_border")
+                for place in _PLACES
             ),
         ),
     ),
@@ -70,7 +73,16 @@ TASKS = {
     "detection": TaskInfo(
         "boxes and masks of objects",
         True,
-        (*_average_precision("box"), *_average_precision("mask")),
+        (
+            *_average_precision("box"),
+            *(
+                Metric(
+                    f"box_recall_{place}", f"found {place.replace('_', ' ')}", statistic=f"recall_{place}", of="box_ap"
+                )
+                for place in _PLACES
+            ),
+            *_average_precision("mask"),
+        ),
         detector=True,
     ),
     "fidelity": TaskInfo(

@@ -1,4 +1,5 @@
-"""Coverage: which objects still have a live token behind each reduction, and which were missed without one.
+"""Coverage: which objects still have a live token behind each reduction, and which were missed without one; and how
+many were found by where in the image they are.
 
 An object is covered by a patch that sees a pixel of its mask, as long as that patch is live or merged into one that is;
 a token that stands for no place on the grid (the fused rest of EViT) covers nothing.
@@ -22,7 +23,9 @@ from cropr.tokens import Tokens
 from cropr.vit import ReducedViT
 from studies.training.distributed import ALONE, World
 
-__all__ = ["Coverage", "patches_of"]
+__all__ = ["Coverage", "found_by_place", "patches_of", "place_of"]
+
+PLACES_APART = (1 / 3) ** 0.5, (2 / 3) ** 0.5  # of the middle of an object, in half sides: thirds of the image's area
 
 
 class Coverage:
@@ -88,3 +91,25 @@ def patches_of(masks: Tensor, patch_size: tuple[int, int]) -> Tensor:
     height, width = masks.shape[-2:]
     padded = F.pad(masks, (0, -width % patch_size[1], 0, -height % patch_size[0]))
     return F.max_pool2d(padded[:, None].float(), patch_size).flatten(1) > 0
+
+
+def place_of(bbox: Sequence[float], height: int, width: int) -> int:
+    """Of an object at `bbox` (x, y, width, height) in an image of these sides: 0 near its centre, 1 between, 2 near its
+    border, by how far its middle lies from that of the image along the farther of the two sides."""
+    x, y = bbox[0] + bbox[2] / 2, bbox[1] + bbox[3] / 2
+    return int(np.searchsorted(PLACES_APART, max(abs(2 * x / width - 1), abs(2 * y / height - 1)), side="right"))
+
+
+def found_by_place(image: np.ndarray, place: np.ndarray, found: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """How many objects of each image were found at each place, and how many there are: [I, 3, 2].
+
+    Args:
+        image, place, found: [n] of each object its image, see `place_of`, and whether something matches it.
+        items: [I] the images.
+    """
+    counts = np.zeros((len(items), 3, 2), dtype=np.int16)
+    order = np.argsort(items)
+    row = order[np.searchsorted(items, image, sorter=order)]
+    np.add.at(counts[..., 1], (row, place), 1)
+    np.add.at(counts[..., 0], (row, place), found)
+    return counts

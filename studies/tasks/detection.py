@@ -20,11 +20,12 @@ from torch import Tensor
 from cropr.dense import DenseViT
 from cropr.method.dense_objective import DenseObjective
 from cropr.method.objective import Criterion, cells_of_pixels
+from results.statistics.metrics.statistic import PLACES
 from studies.data import COCO_AREAS, Batch, Instances, Original
 from studies.data.coco_files import to_bbox
 from studies.tasks import Evaluation
 from studies.tasks.coco_eval import evaluate_coco, evaluator
-from studies.tasks.coverage import Coverage
+from studies.tasks.coverage import Coverage, found_by_place, place_of
 from studies.tasks.detector import Detections, Features
 from studies.tasks.segmentation import eval_batch
 from studies.training.distributed import ALONE, World
@@ -85,7 +86,8 @@ def evaluate(
     """Score `model` (put into eval mode) on every item of `batches`, and of those that other processes of `world` have.
     Metrics: the twelve of COCO for boxes and for
     masks (`box_ap`, `mask_ap50`, ...), of a detector of boxes alone those of boxes, as shares. Predictions hold the
-    matches of each image (see results/statistics/metrics/average_precision.py), with `box_` and `mask_` before.
+    matches of each image (see results/statistics/metrics/average_precision.py), with `box_` and `mask_` before, and how
+    many of its objects a box overlaps by half, by their place (`found_by_place`; `box_recall_near_centre`, ...).
     Facts: what scored, the limits between the sizes of objects, and their coverage (see coverage.py), missed where no
     box matches.
     """
@@ -106,7 +108,11 @@ def evaluate(
         pixels = [(original.height, original.width) for original in originals]
         detections = model.vit.head.detect(maps.float(), batch.target.sizes.tolist(), pixels)
         for item, original, one in zip(batch.item.tolist(), originals, detections, strict=True):
-            truths += [{"image_id": item, **truth} for truth in original.objects]
+            height, width = original.height, original.width
+            truths += [
+                {"image_id": item, "place": place_of(truth["bbox"], height, width), **truth}
+                for truth in original.objects
+            ]
             found += _found(item, one)
         columns["item"].append(batch.item)
         columns["cluster"].append(batch.cluster)
@@ -122,7 +128,11 @@ def evaluate(
         metrics |= {f"{name}_{key.lower()}": value for key, value in of_kind.metrics.items()}
         arrays |= of_kind.matches.to_arrays(f"{name}_", beside=arrays if name != "box" else None)
     single = np.array([not truth["iscrowd"] for truth in truths], bool)
-    area, matched = np.array([truth["area"] for truth in truths])[single], scored["box"].found[single]
+    image, place, area = (np.array([truth[key] for truth in truths])[single] for key in ("image_id", "place", "area"))
+    matched = scored["box"].found[single]
+    arrays["found_by_place"] = found_by_place(image, place, matched, arrays["item"])
+    for name, (hits, objects) in zip(PLACES, arrays["found_by_place"].sum(axis=0).tolist(), strict=True):
+        metrics |= {f"box_recall_{name}": hits / objects} if objects else {}
     facts = {"evaluator": evaluator(), "object_areas": list(areas)} | coverage.record(area, matched, areas, world)
     return Evaluation(metrics, arrays, facts)
 

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from benchmarks.rounds import options, printed, ratio_of, said, timed  # noqa: E402
 
 BACKBONE, BUDGET = "vit_small_patch16_224", 0.5
-SPECS = ("cropr", "random", "tome", "evit", "dynamicvit")
+SPECS = ("none", "cropr", "random", "tome", "evit", "dynamicvit")
 AT_1024 = (*SPECS, "cropr:queries=1024")
 PLAIN = " (plain)"
 
@@ -36,7 +36,7 @@ def record_of(img_size: int, batch_size: int, rounds: int, device: str, processo
     images = torch.randn(batch_size, 3, img_size, img_size, device=device)
     models: dict[str, Any] = {}
     for spec in AT_1024 if img_size == 512 else SPECS:
-        model = build(vit, parse_one(spec), BUDGET).model.to(device).eval()
+        model = build(vit, parse_one(spec), None if spec == "none" else BUDGET).model.to(device).eval()
         models |= {spec: model.fold(), spec + PLAIN: plain(model)}
     calls = {name: lambda model=model: model(images) for name, model in models.items()}
     record = timed(calls, rounds, device, processor_time)

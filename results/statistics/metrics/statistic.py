@@ -82,6 +82,11 @@ def _hits_at(place: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack([_hits(arrays) & there, there], axis=1)
 
 
+def _found_at(place: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Of the objects of each image at this place how many were found, and how many there are, [I, 2]."""
+    return arrays["found_by_place"][:, place]
+
+
 def _mean_of(name: str) -> Statistic:
     """The mean of a figure that each item has, [I]."""
     return Statistic(lambda arrays: arrays[name].astype(np.float64), _sums, _resample_hits, real=True)
@@ -146,6 +151,7 @@ STATISTICS = {
     "mean": Statistic(_hits, _sums, _resample_hits),
     "ece": Statistic(_sure, lambda _, values: values, _resample_ece, real=True),
     **{f"mean_{name}": Statistic(partial(_hits_at, at), _sums, _resample_share) for at, name in enumerate(PLACES)},
+    **{f"recall_{name}": Statistic(partial(_found_at, at), _sums, _resample_share) for at, name in enumerate(PLACES)},
     **{f"mean_{name}": _mean_of(name) for name in FIGURES},
     "mean_iou": Statistic(_class_pixels, _sums, _resample_iou),
     **{f"{kind}_ap": _average_precision(kind, "all") for kind in KINDS},

@@ -12,7 +12,7 @@ import synthetic_records
 from results.pages.report import build
 from results.records.store import read_predictions
 from results.statistics.bootstrap import Population, cluster_weights, resample_seeds
-from results.statistics.metrics.statistic import STATISTICS
+from results.statistics.metrics.statistic import PLACES, STATISTICS
 
 SIZES = ("small", "medium", "large")
 
@@ -95,6 +95,7 @@ def test_mean_and_spread_over_seeds(study, report):
 def test_difference_to_random_by_size(study, report):
     details = pd.read_csv(study / "report" / "details.csv")
     found = details[details["over_random_points"].notna()].set_index(["metric", "variant"])
+    found = found[~found.index.get_level_values("metric").str.startswith("box_recall")]
     assert len(found) == 6 and {variant for _, variant in found.index} == {"cropr@0.65"}
     for kind, size in product(("box", "mask"), SIZES):
         row = found.loc[(f"{kind}_ap_{size}", "cropr@0.65")]
@@ -111,6 +112,31 @@ def test_difference_to_random_by_size(study, report):
     assert row[["over_random_low_points", "over_random_high_points"]].tolist() == pytest.approx([low, high])
     (shown,) = table(study, "mask AP: to random pruning at the same counts, points")
     assert set(shown) == {"method", "budget", *(f"AP {size}" for size in SIZES)}
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_found_by_place_against_loops(study, report, place):
+    name = f"box_recall_{PLACES[place]}"
+    details = pd.read_csv(study / "report" / "details.csv").set_index(["metric", "variant"])
+    counts = {run: read_predictions(study / "runs" / run)["found_by_place"][:, place].tolist()
+              for run in ("cropr-s0", "cropr-s1", "random-s0", "random-s1")}  # fmt: skip
+
+    def share(run, times=None):
+        found = there = 0
+        for image, (hits, objects) in enumerate(counts[run]):
+            found += hits * (times[image // 2] if times is not None else 1)
+            there += objects * (times[image // 2] if times is not None else 1)
+        return 100 * found / there
+
+    row = details.loc[(name, "cropr@0.65")]
+    assert row["percent"] == pytest.approx((share("cropr-s0") + share("cropr-s1")) / 2)
+    resamples = [own for _, own in cluster_weights(8, 2000)]
+    by_seed = [[share(f"cropr-s{seed}", own) - share(f"random-s{seed}", own) for own in np.concatenate(resamples)]
+               for seed in (0, 1)]  # fmt: skip
+    low, high = np.quantile(resample_seeds(np.array(by_seed)), [0.025, 0.975])
+    assert row[["over_random_low_points", "over_random_high_points"]].tolist() == pytest.approx([low, high])
+    (shown,) = (row for row in table(study, "box AP in detail, %") if row["method"] == "Cropr")
+    assert shown[f"found {PLACES[place].replace('_', ' ')}"].startswith(f"{row['percent']:.1f} ±")
 
 
 def slow_ap(matches, counts, area):

@@ -10,7 +10,7 @@ from studies.data.sets.scenes import OBJECT_AREAS, Scenes
 from studies.models.backbones import create_backbone
 from studies.models.methods import parse_one
 from studies.models.reducers import build
-from studies.tasks.coverage import Coverage, patches_of
+from studies.tasks.coverage import Coverage, found_by_place, patches_of, place_of
 from studies.tasks.detection import evaluate
 
 
@@ -110,6 +110,27 @@ def test_patches_that_see_a_pixel(size):
     for number, y, x in masks.nonzero().tolist():
         expected[number, y // 4 * columns + x // 4] = True
     assert torch.equal(patches_of(masks.byte(), (4, 4)), expected) and 0 < expected.float().mean() < 1
+
+
+def test_places_are_thirds_of_the_area():
+    width, height, thirds = 300, 120, [0, 0, 0]
+    for x in range(width):
+        for y in range(height):
+            thirds[place_of((x - 5, y - 10, 11, 21), height, width)] += 1  # a box whose middle is that of a pixel
+    assert np.array(thirds) / (width * height) == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert [place_of((x, 59, 2, 2), height, width) for x in (149, 240, 290)] == [0, 1, 2]
+    assert place_of((149, 0, 2, 2), height, width) == place_of((0, 59, 2, 2), height, width) == 2
+
+
+def test_found_by_place_counts_each_object_in_its_image():
+    rng, items = np.random.default_rng(0), np.array([7, 3, 12, 5])
+    image, place, found = rng.choice([7, 3, 5], 40), rng.integers(3, size=40), rng.random(40) < 0.5
+    counts = found_by_place(image, place, found, items)
+    expected = np.zeros((4, 3, 2), int)
+    for own, at, hit in zip(image.tolist(), place.tolist(), found.tolist(), strict=True):
+        expected[items.tolist().index(own), at, 1] += 1
+        expected[items.tolist().index(own), at, 0] += hit
+    assert (counts == expected).all() and counts.sum() == 40 + found.sum() and not counts[2].any()
 
 
 def test_sizes_of_digits_are_thirds_of_those_of_training():
