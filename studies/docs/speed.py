@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from results.records.files import read_json
+from studies.docs.steps import STEPS, steps_table
 
 __all__ = ["RECORDS", "speed_page"]
 
@@ -48,6 +49,7 @@ def speed_page(records: Path = RECORDS) -> str:
             lines += ["", *_table(record)]
     for name, title, section in (
         ("yardsticks", "Beside plain implementations", _yardsticks),
+        ("steps", "Where a pass goes", _steps),
         ("training", "A training step", _training),
         ("ranking", "Scores in bfloat16", _rounded),
     ):
@@ -111,6 +113,16 @@ def _yardsticks(files: list[dict[str, Any]]) -> Iterator[str]:
             f"* {record['backbone']} at {record['budget']:g} of the MACs, {record['img_size']} px, batch "
             f"{record['batch_size']}: {_machine(file, record)}."
         )
+
+
+def _steps(records: list[dict[str, Any]]) -> list[str]:
+    lines = [STEPS]
+    for record in records:
+        for setting in record["settings"]:
+            where = f"{setting['backbone']} at {setting['budget']:g} of the MACs, {setting['img_size']} px"
+            machine = _machine(record, setting)
+            lines += ["", f"**{where}, batch {setting['batch_size']}** ({machine})", "", *steps_table(setting)]
+    return lines
 
 
 def _training(files: list[dict[str, Any]]) -> Iterator[str]:

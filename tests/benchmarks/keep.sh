@@ -19,5 +19,6 @@ keep eva_small_448 --backbone eva02_small_patch14_336 --img-sizes 448 --budgets 
 keep vit_small_512_dense --backbone vit_small_patch16_224 --task segmentation --img-sizes 512 --budgets 0.75,0.5 \
     --batch-sizes 1
 "$python" tests/benchmarks/yardsticks.py --out $kept/yardsticks.json
+"$python" tests/benchmarks/steps.py --out $kept/steps.json
 "$python" tests/benchmarks/training_step.py --out $kept/training.json
 "$python" tests/benchmarks/ranking.py --out $kept/ranking-random.json
