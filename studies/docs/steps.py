@@ -7,13 +7,13 @@ from typing import Any
 __all__ = ["STEPS", "steps_table"]
 
 STEPS = (
-    "Milliseconds of a pass, medians over rounds, of the parts of all blocks (tests/benchmarks/steps.py; each block is "
-    "in the record). **linear layers**: with their rate in GMAC/s. **attention**: what attention takes beside its linear "
-    "layers. **others**: norms, GELU, residuals, embedding and head. **reducers**: beside what they should cost, their "
-    "MACs at the rate of the dense model's linear layers and their bytes (every token read, what stays read and "
-    "written) at that of a copy. **at the dense rate**: the speedup there would be, if the linear layers ran at the "
-    "rate of the dense model whatever their number of rows; what of the MAC ratio is missing between this and the "
-    "speedup is the arithmetic's, not the reducer's."
+    "Milliseconds of a pass, medians over rounds, of the parts of all blocks (tests/benchmarks/steps.py; each block "
+    "is in the record). **linear layers**: with their rate in GMAC/s. **attention**: what attention takes beside its "
+    "linear layers. **others**: norms, GELU, residuals, embedding and head. **reducers**: beside what they should "
+    "cost, their MACs at the rate of the dense model's linear layers and their bytes (every token read, what stays "
+    "read and written) at that of a copy. **at the dense rate**: the speedup there would be, if the linear layers ran"
+    " at the rate of the dense model whatever their number of rows; what of the MAC ratio is missing between this and"
+    " the speedup is the arithmetic's, not the reducer's."
 )
 
 
