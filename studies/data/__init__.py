@@ -119,6 +119,10 @@ class Data(Protocol):
     def test_batches(self, batch_size: int, turns: slice = ...) -> Iterator[Batch]:
         """The test items, each once, or of these batches some."""
 
+    def stream(self, batch_size: int, num: int) -> Iterator[Batch]:
+        """`num` full batches of test items, from the first again behind the last, without a pause between: to be
+        timed."""
+
     def test_items(self, items: Sequence[int]) -> Batch:
         """Test items by number, of one size."""
 

@@ -250,6 +250,11 @@ class FileDataset:
         """All images of val, or of these batches some; the last one may be smaller."""
         yield from self._batches("val", [[(0, i) for i in batch] for batch in self.test_order(batch_size)[turns]])
 
+    def stream(self, batch_size: int, num: int) -> Iterator[Batch]:
+        """`num` full batches of val, from its first image again behind its last."""
+        index = [[(0, i % self.num_test) for i in range(n * batch_size, (n + 1) * batch_size)] for n in range(num)]
+        yield from self._batches("val", index)
+
     def test_order(self, batch_size: int) -> list[Sequence[int]]:
         """The images of each test batch."""
         index = range(self.num_test)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
+from studies.measure.end_to_end import Loader, loader_record, with_loader
 from studies.measure.modes import COMPILED, NotRun, as_run, check_modes, compile_errors, of_memory, running
 from studies.measure.sdpa import Call, attention_calls, backends_of, kernel_kept, sdpa_backend
 from studies.measure.speed_record import Rounds, check_record, flag_speedup, variant_record
@@ -27,6 +29,7 @@ from studies.measure.speed_record import Rounds, check_record, flag_speedup, var
 __all__ = ["check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
 Say = Callable[[str], None]
+Turn = Callable[[Tensor], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETTLED, MAX_WARM_UP = 0.05, 20  # two batches in a row within 5 %; passes at most
 RECORDED = 3  # the first passes of CUDA graphs warm up, record, and replay for the first time
@@ -41,6 +44,7 @@ class Variant:
     repeats: dict[int, int] = field(default_factory=dict)
     samples_s: list[float] = field(default_factory=list)  # seconds per batch
     latency_s: list[float] = field(default_factory=list)  # seconds per image at batch 1
+    loaded_s: list[float] = field(default_factory=list)  # seconds per batch behind the data loader
     calls: list[Call] | None = None  # for attention; None: not known
     peak_memory_mib: float | None = None
     flags: list[str] = field(default_factory=list)
@@ -62,6 +66,7 @@ def measure(
     min_seconds: float = 0.05,
     latency: bool = True,
     images: Tensor | None = None,
+    loader: Loader | None = None,
     seed: int = 0,
     progress: Say | None = None,
 ) -> dict[str, Any]:
@@ -72,7 +77,8 @@ def measure(
     A sample is the mean over as many passes as fill `min_seconds`. The models are moved to `device` and `dtype` and put
     in eval mode, and stay so. `mode`: of MODES, see modes.py. A variant that runs out of memory, or has no such form,
     is flagged and the others go on. At batch 1 each pass ends before the next begins, at larger ones the device may
-    queue them: what MLPerf calls single stream and offline.
+    queue them: what MLPerf calls single stream and offline. `loader`: of batches of `batch_size`; it is timed alone and
+    in front of each model too, in the same rounds, whose number follows from the models alone.
     Returns the speed record without its provenance. Raises ValueError without a dense model or for an unknown dtype or
     mode, NotCompiled.
     """
@@ -91,10 +97,16 @@ def measure(
         for variant in variants:
             say(f"warm-up {variant.name}")
             prepare(variant, batches[0], mode, latency, min_seconds)
+        turns: list[Turn] = [partial(sample, variant, latency=latency) for variant in variants]
+        if loader is not None:
+            say("warm-up of the data loader")
+            loader.prepare(batches[0][:0], min_seconds)
+            turns += [loader.sample, *(partial(sample_loaded, variant, loader) for variant in variants)]
         others, enough = OtherLoad(), Rounds(rounds, precision, max_seconds)
-        done, stopped_by = take_rounds(variants, dense, batches, latency, enough, seed, say)
+        done, stopped_by = take_rounds(variants, turns, dense, batches, enough, seed, say)
         load = others.cores()
     plain = next(variant for variant in variants if variant.name == dense)
+    rows = variant_records(variants, plain, batch_size)
     record = {
         "device": torch.device(device).type,
         "device_name": device_name(device),
@@ -111,21 +123,34 @@ def measure(
         "compiled": mode in COMPILED,
         "scenario": "single stream" if batch_size == 1 else "offline",
         "dense": dense,
-        "variants": variant_records(variants, plain, batch_size),
+        "variants": rows,
     }
+    if loader is not None:
+        record["end_to_end"] = loader_record(loader, batch_size)
+        dense_s = None if plain.failed else plain.loaded_s
+        for v, row in zip(variants, rows, strict=True):
+            times = (loader.samples_s, v.samples_s, v.loaded_s, dense_s)
+            row["end_to_end"] = None if v.failed else with_loader(*times, batch_size)
     check_record(record)
     return record
 
 
 def take_rounds(
-    variants: list[Variant], dense: str, batches: Sequence[Tensor], latency: bool, enough: Rounds, seed: int, say: Say
+    variants: list[Variant],
+    turns: list[Turn],
+    dense: str,
+    batches: Sequence[Tensor],
+    enough: Rounds,
+    seed: int,
+    say: Say,
 ) -> tuple[int, str]:
-    """Rounds until there are enough: how many, and what ended them. Flags the variants that time was too short for."""
+    """Rounds of all `turns` until there are enough: how many, and what ended them. Flags the variants that time was too
+    short for."""
     began, plain, stopped_by = time.perf_counter(), next(v for v in variants if v.name == dense), None
-    for done, order in enumerate(orders(len(variants), seed), start=1):
+    for done, order in enumerate(orders(len(turns), seed), start=1):
         say(f"round {done}" + (f"/{enough.number}" if enough.number else ""))
         for i in order:
-            sample(variants[i], batches[done % len(batches)], latency)
+            turns[i](batches[done % len(batches)])
         others = {v.name: v.samples_s for v in variants if not (plain.failed or v.failed or v is plain)}
         stopped_by = enough.stopped_by(done, time.perf_counter() - began, plain.samples_s, others)
         if stopped_by is not None:
@@ -149,11 +174,11 @@ def variant_records(variants: list[Variant], dense: Variant, batch_size: int) ->
     return records
 
 
-def orders(num_variants: int, seed: int = 0) -> Iterator[list[int]]:
-    """For each round all variants in an order of its own, without end; the same `seed` gives the same orders."""
+def orders(num_turns: int, seed: int = 0) -> Iterator[list[int]]:
+    """For each round all that take turns in an order of its own, without end; the same `seed` gives the same orders."""
     rng = random.Random(seed)
     while True:
-        yield rng.sample(range(num_variants), num_variants)
+        yield rng.sample(range(num_turns), num_turns)
 
 
 def round_orders(num_variants: int, rounds: int, seed: int = 0) -> list[list[int]]:
@@ -199,6 +224,14 @@ def sample(variant: Variant, images: Tensor, latency: bool) -> None:
             variant.latency_s.append(variant.samples_s[-1])
         elif latency:
             variant.latency_s.append(seconds(variant.model, images[:1], repeats[1], wait=True))
+
+
+def sample_loaded(variant: Variant, loader: Loader, images: Tensor) -> None:
+    """One sample behind the data loader, unless the variant has failed."""
+    if variant.failed:
+        return
+    with failures_flagged(variant):
+        variant.loaded_s.append(loader.seconds(variant.model))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cropr.nearest import one_of
+from studies.commands.bench.loaded import data_of
 from studies.commands.reading.options import backbone_of, parse_budgets, parse_sizes, resolve_device
 from studies.models.methods import parse
 from studies.tasks import TASKS
@@ -15,6 +16,7 @@ from studies.tasks import TASKS
 if TYPE_CHECKING:
     from torch import nn
 
+    from studies.data import Data
     from studies.measure.bench import Variants
 
 __all__ = ["BEST", "Bench", "Plan", "Setting", "plan"]
@@ -44,6 +46,10 @@ class Bench:
     task: str = "classification"
     num_classes: int | None = None  # None: the model's own
     window: str | None = None  # None: attention over the whole grid
+    end_to_end: bool = False  # behind the loader of `dataset` too
+    dataset: str | None = None
+    data: str | None = None
+    workers: int | None = None  # None: one for each CPU that does not compute
 
 
 class Setting(NamedTuple):
@@ -68,6 +74,7 @@ class Plan(NamedTuple):
     vits: list[nn.Module]  # one for each image size
     variants: Variants
     settings: list[Setting]
+    data: Data | None = None  # what is loaded, end to end
 
 
 def plan(options: Bench) -> Plan:
@@ -88,7 +95,9 @@ def plan(options: Bench) -> Plan:
     dense = TASKS[options.task].dense
     variants = variants_of(parse(options.reducers, dense), parse_budgets(options.budgets), dense)
     settings = [Setting(*one) for one in product(dtypes, modes, threads, batches)]
-    return Plan(options, device, backbones(options), variants, settings)
+    vits = backbones(options)
+    data, options = data_of(options, vits, device, threads)
+    return Plan(options, device, vits, variants, settings, data)
 
 
 def backbones(options: Bench) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from studies.commands.bench.asked import BEST
 
 __all__ = ["compare", "compared_lines"]
 
-SETTING = ("backbone", "task", "window", "img_size", "batch", "dtype", "mode", "num_threads")
+SETTING = ("backbone", "task", "window", "img_size", "batch", "dtype", "mode", "num_threads", "loader")
 NOISY, FASTER, SLOWER, ALIKE = "too noisy to tell", "faster", "slower", "not told apart"
 WHAT = {"images_per_s": "images/s, A / B", "speedup": "speedup over dense, A / B"}
 
@@ -117,8 +117,8 @@ def verdict(ratio: dict[str, Any]) -> str:
 
 def words(setting: tuple) -> str:
     """A setting as a reader has it."""
-    backbone, task, window, img_size, batch, dtype, mode, threads = setting
-    more = [f"window {window}"] * (window is not None)
+    backbone, task, window, img_size, batch, dtype, mode, threads, loader = setting
+    more = [f", window {window}"] * (window is not None) + [f", beside the loader of {loader}"] * (loader is not None)
     return f"{backbone}, {task}, {img_size} px, batch {batch}, {dtype}, {mode}, {threads} threads{''.join(more)}"
 
 

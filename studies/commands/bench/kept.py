@@ -11,6 +11,7 @@ from results.records.schema import SCHEMA, Study, read
 from results.records.store import Claim, read_result, write_json
 from studies.commands.bench.asked import BEST, Bench, Setting
 from studies.commands.bench.headlines import headlines
+from studies.commands.bench.loaded import loader_said
 from studies.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ STUDY = {"study": "bench", "dataset": "no data"}
 def study_of(options: Bench) -> dict[str, Any]:
     """What is the same of all records of a folder."""
     said = STUDY | {"task": options.task, "backbone": options.backbone}
-    return said | ({"window": options.window} if options.window else {})
+    return said | ({"window": options.window} if options.window else {}) | loader_said(options)
 
 
 def identify(options: Bench) -> None:
@@ -38,7 +39,7 @@ def identify(options: Bench) -> None:
         write_json(options.out / "study.json", {"schema": SCHEMA, **study_of(options), "data_fingerprint": "none"})
         return
     there = read(options.out / "study.json", Study)
-    for key, value in ({"window": None} | study_of(options)).items():
+    for key, value in ({"window": None, "loader": None} | study_of(options)).items():
         if there.get(key) != value:
             raise ValueError(f"{options.out} holds records of {key} {there.get(key)}, not {value}; give another --out")
 
@@ -62,6 +63,7 @@ def folder_of(options: Bench, found: Candidates, device: str, setting: Setting) 
         return None
     rounds = options.rounds or [options.precision, options.max_seconds]
     content = [options.backbone, sorted(found.models), *setting, rounds, options.task, options.window]
+    content += [*loader_said(options).values(), options.data] if options.end_to_end else []
     content += ["whole"] if TASKS[options.task].detector else []
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
     batch = setting.batch_size or BEST

@@ -7,6 +7,7 @@ from typing import Any
 
 from results.figures.numbers import Unit, macs_unit
 from studies.commands.bench.headlines import headline_lines, headlines
+from studies.commands.bench.loaded import loader_lines
 
 __all__ = ["check_lines", "lines"]
 
@@ -15,6 +16,7 @@ HEADER = [
     "its median, 95 %", "speedup / MAC ratio", "x random on the same schedule",
 ]  # fmt: skip
 WHOLE = ["whole images/s", "whole speedup"]
+LOADED = ["with the loader, images/s", "its speedup", "limited by"]
 RANK = ["rank"]
 
 
@@ -27,12 +29,16 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
         unit = macs_unit(row["macs_g"]["total"] for row in record["variants"])
         if whole:
             yield from _about_whole(record, unit)
-        header = [title.format(unit.name) for title in HEADER + WHOLE * whole + RANK * ranked]
+        loaded = "end_to_end" in record
+        header = [title.format(unit.name) for title in HEADER + WHOLE * whole + LOADED * loaded + RANK * ranked]
         if "self_check" in record:
             yield from check_lines([record["self_check"]])
         table = [
             header,
-            *(_cells(row, whole, unit) + [f"{row.get('rank') or '-'}"] * ranked for row in record["variants"]),
+            *(
+                _cells(row, whole, unit) + _loaded(row) * loaded + [f"{row.get('rank') or '-'}"] * ranked
+                for row in record["variants"]
+            ),
         ]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         for row in table:
@@ -40,6 +46,8 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
                 text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
             ]
             yield "  ".join(cells).rstrip()
+        if loaded:
+            yield from loader_lines(record)
         yield from (f"{row['variant']}: {flag}" for row in record["variants"] for flag in row["flags"])
         yield from (f"{row['variant']}: unreachable, floor {row['floor']:.3f}" for row in record["unreachable"])
         yield ""
@@ -62,6 +70,12 @@ def _setting(record: dict[str, Any]) -> Iterator[str]:
         f"{record['dtype']}{mode}, {record['device_name']}{threads}, {record['rounds']} interleaved rounds"
         f"{_why(record)}; median [5th, 95th percentile]"
     )
+    if loader := record.get("end_to_end"):
+        by = f"{loader['workers']} workers" if loader["workers"] else "this process"
+        yield (
+            f"end to end: {loader['num_items']:,} test images of {loader['dataset']} by {by}, decoded, transformed and "
+            f"transferred: {_spread(loader['images_per_s'], 1)} images/s alone"
+        )
     if search := record.get("batch_search"):
         rates = ", ".join(f"{number:.1f} at {batch}" for batch, number in search["images_per_s"].items())
         yield f"batch {record['batch_size']} is the best of {search['variant']}: images/s {rates}; {search['ended']}"
@@ -93,6 +107,13 @@ def _cells(row: dict[str, Any], whole: bool, unit: Unit) -> list[str]:
         _spread(row["ratio"], 3), _interval(row["ratio"], 3), _fixed(row["speedup_per_mac_ratio"], 3),
         _spread(row["ratio_to_random"], 3), *(figures if whole else []),
     ]  # fmt: skip
+
+
+def _loaded(row: dict[str, Any]) -> list[str]:
+    both = row.get("end_to_end")
+    if both is None:
+        return ["-"] * len(LOADED)
+    return [_spread(both["images_per_s"], 1), _spread(both["ratio"], 3), both["limited_by"]]
 
 
 def _fixed(value: float | None, decimals: int) -> str:

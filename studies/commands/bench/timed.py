@@ -10,6 +10,7 @@ from results.records.schema import SCHEMA
 from results.records.store import read_result, write_json
 from studies.commands.bench.asked import Bench, Plan, Setting, plan
 from studies.commands.bench.kept import claimed, folder_of, identify, study_of, write_headlines
+from studies.commands.bench.loaded import loader_of
 from studies.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def run(options: Bench, progress: Say) -> list[dict[str, Any]]:
 
 def self_checks(options: Bench, progress: Say) -> list[dict[str, Any]]:
     """Is the machine quiet enough, for each dtype and number of threads? Kept in out/self_check.json."""
+    if options.end_to_end:
+        raise ValueError("--self-check times a known pair of blocks and loads nothing; leave out --end-to-end")
     asked = plan(options)
     identify(asked.options)
     checks = Checks(asked, progress)
@@ -108,9 +111,11 @@ def timed(asked: Plan, found: Candidates, setting: Setting, progress: Say) -> di
         search = {"batch_search": seen}
     timing = time_candidates(
         found, _whole(found) if TASKS[options.task].detector else None, batch_size=batch, rounds=options.rounds,
-        precision=options.precision / 100, max_seconds=options.max_seconds, **common,
+        precision=options.precision / 100, max_seconds=options.max_seconds,
+        loader=loader_of(asked.data, options, batch), **common,
     )  # fmt: skip
-    origin = provenance(asked.device, dtype=setting.dtype, seeds={}, fingerprint="none", started=started)
+    fingerprint = "none" if asked.data is None else asked.data.fingerprint
+    origin = provenance(asked.device, dtype=setting.dtype, seeds={}, fingerprint=fingerprint, started=started)
     return timing | search | {"provenance": origin}
 
 

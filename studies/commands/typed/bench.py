@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands.typed.options import DeviceOption, WindowOption
+from studies.commands.typed.options import DataOption, DeviceOption, WindowOption, WorkersOption
 
 __all__ = ["AcrossOption", "SelfCheckOption", "TimedArgument", "bench_options"]
 
@@ -55,10 +55,18 @@ def bench_options(
         str, typer.Option(help="classification; segmentation: with its decoder; detection: encoder, and whole.")
     ] = "classification",
     window: WindowOption = None,
+    end_to_end: Annotated[
+        bool,
+        typer.Option("--end-to-end", help="Also behind the data loader of --dataset, and that alone."),
+    ] = False,
+    dataset: Annotated[str | None, typer.Option(help="What --end-to-end loads: a name of `list datasets`.")] = None,
+    data: DataOption = None,
+    workers: WorkersOption = None,
 ) -> dict[str, Any]:
     """What studies.commands.bench.Bench takes."""
     return dict(
         backbone=backbone, reducers=reducers, budgets=budgets, batch_sizes=batch_sizes, img_sizes=img_sizes,
         rounds=rounds, precision=precision, max_seconds=max_seconds, dtype=dtype, mode=mode, threads=threads,
-        device=device, out=out, task=task, window=window,
+        device=device, out=out, task=task, window=window, end_to_end=end_to_end, dataset=dataset, data=data,
+        workers=workers,
     )  # fmt: skip

@@ -134,6 +134,11 @@ class Scenes:
         """All test scenes, likewise."""
         yield from self._batches(self.scored, self.num_test, batch_size, turns)
 
+    def stream(self, batch_size: int, num: int) -> Iterator[Batch]:
+        """`num` full batches of test scenes, from the first again behind the last."""
+        for first in range(0, num * batch_size, batch_size):
+            yield self.batch(self.scored, np.arange(first, first + batch_size) % self.num_test)
+
     def _batches(self, split: Split, num: int, batch_size: int, turns: slice) -> Iterator[Batch]:
         for first in range(0, num, batch_size)[turns]:
             yield self.batch(split, np.arange(first, min(first + batch_size, num)))
