@@ -1,7 +1,8 @@
-"""Clock, memory and name of one device, and what else goes on beside it."""
+"""Clock, memory, energy and name of one device, and what else goes on beside it."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import time
@@ -15,9 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["OtherLoad", "device_name", "mark", "peak_memory_mib", "seconds", "seconds_between"]
+__all__ = [
+    "EnergyCounter",
+    "NoCounter",
+    "OtherLoad",
+    "device_name",
+    "mark",
+    "peak_memory_mib",
+    "seconds",
+    "seconds_between",
+]
 
 STAT = Path("/proc/stat")
+NVML = "libnvidia-ml.so.1"  # comes with the driver
 
 
 def seconds(model: nn.Module, images: Tensor, repeats: int, wait: bool = False) -> float:
@@ -84,6 +95,53 @@ def own_seconds() -> float:
             ticks += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))  # user, system
     own = times.user + times.system + times.children_user + times.children_system
     return own + ticks / os.sysconf("SC_CLK_TCK")
+
+
+class NoCounter(Exception):
+    """Energy cannot be read, and why."""
+
+
+class EnergyCounter:
+    """What a GPU has taken in all since its driver was loaded, as NVML counts it (Volta and newer). Called by ctypes:
+    three functions need no package. Raises NoCounter with the reason."""
+
+    def __init__(self, device: torch.device):
+        try:
+            self._nvml = ctypes.CDLL(NVML)
+        except OSError as error:
+            raise NoCounter(f"NVML cannot be loaded: {error}") from None
+        self._nvml.nvmlErrorString.restype = ctypes.c_char_p
+        self._device = ctypes.c_void_p()
+        # Not by number: CUDA_VISIBLE_DEVICES counts anew, and NVML does not heed it.
+        uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
+        self._call("nvmlInit_v2")
+        self._call("nvmlDeviceGetHandleByUUID", f"GPU-{uuid}".encode(), ctypes.byref(self._device))
+        self._read()
+
+    def millijoules(self) -> int | None:
+        """None where it cannot be read now."""
+        with suppress(NoCounter):
+            return self._read()
+        return None
+
+    def _read(self) -> int:
+        found = ctypes.c_ulonglong()
+        self._call("nvmlDeviceGetTotalEnergyConsumption", self._device, ctypes.byref(found))
+        return found.value
+
+    def _call(self, name: str, *args: Any) -> None:
+        if code := getattr(self._nvml, name)(*args):
+            raise NoCounter(f"{name}: {self._nvml.nvmlErrorString(code).decode()}")
+
+
+def energy_of(device: torch.device) -> tuple[EnergyCounter | None, dict[str, Any]]:
+    """The counter of a GPU, and what a record says of it: nothing of a CPU."""
+    if device.type != "cuda":
+        return None, {}
+    try:
+        return EnergyCounter(device), {"energy": {"measured": True}}
+    except NoCounter as error:
+        return None, {"energy": {"measured": False, "why": str(error)}}
 
 
 def synchronize(device: torch.device) -> None:

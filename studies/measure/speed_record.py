@@ -13,14 +13,16 @@ import numpy as np
 from results.statistics.bootstrap import RESAMPLES, interval
 
 __all__ = [
-    "Rounds", "check_record", "flag_speedup", "median_interval", "median_ratio", "ranks", "ratio_spread", "spread",
-    "variant_record",
+    "Rounds", "check_record", "energy_record", "flag_speedup", "median_interval", "median_ratio", "ranks",
+    "ratio_spread", "spread", "variant_record",
 ]  # fmt: skip
 
 FEWEST = 6  # values; of five the chance that all lie on one side of their median is above 5 %
 LEAST, GROWTH, LOOKS = 20, 1.25, 2  # rounds before the first look at them, from one look to the next; and in a row
 MAX_SPEEDUP = 1.25  # times the ratio of MACs; beyond it something other than the work saved is being measured
 ROUNDING = 1e-6  # relative
+WRAP_MJ = 2**64  # where a counter of energy begins anew
+MAX_WATTS = 1e4  # of one GPU; more than that a counter that was set back shows
 UNKNOWN = {"median": None, "p5": None, "p95": None}
 NO_INTERVAL = {"low": None, "high": None}
 Others = Mapping[str, Sequence[float]]
@@ -58,6 +60,30 @@ def variant_record(
         "peak_memory_mib": peak_memory_mib,
         "flags": list(flags),
     }
+
+
+def energy_record(
+    counts_mj: Sequence[tuple[int | None, int | None]], took_s: Sequence[float], images: int
+) -> dict[str, Any]:
+    """Energy of `images` passed in each sample, from a counter before and behind it and its seconds: joules per image
+    and mean watts over all rounds together, as a counter moves in steps of some 20 ms, which one sample may see and
+    another not. Rounds without both counts, or between which the counter was set back, are left out (None)."""
+    joules = [_joules(*counts, took) for counts, took in zip(counts_mj, took_s, strict=True)]
+    used = [(own, took) for own, took in zip(joules, took_s, strict=True) if own is not None]
+    total_j, total_s = sum(own for own, _ in used), sum(took for _, took in used)
+    known = total_j > 0  # else it stood still
+    return {
+        "samples_j": joules,
+        "j_per_image": total_j / (images * len(used)) if known else None,
+        "watts": total_j / total_s if known else None,
+    }
+
+
+def _joules(before_mj: int | None, after_mj: int | None, took_s: float) -> float | None:
+    if before_mj is None or after_mj is None:
+        return None
+    joules = (after_mj - before_mj) % WRAP_MJ / 1e3
+    return joules if joules <= MAX_WATTS * took_s else None
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from studies.measure.clock import OtherLoad, device_name, peak_memory_mib, seconds
+from studies.measure.clock import EnergyCounter, OtherLoad, device_name, energy_of, peak_memory_mib, seconds
 from studies.measure.end_to_end import Loader, loader_record, with_loader
 from studies.measure.modes import COMPILED, NotRun, as_run, check_modes, compile_errors, of_memory, running
 from studies.measure.sdpa import Call, attention_calls, backends_of, kernel_kept, sdpa_backend
-from studies.measure.speed_record import Rounds, check_record, flag_speedup, variant_record
+from studies.measure.speed_record import Rounds, check_record, energy_record, flag_speedup, variant_record
 
 __all__ = ["check_record", "flag_speedup", "measure", "round_orders", "sdpa_backend"]
 
 Say = Callable[[str], None]
 Turn = Callable[[Tensor], None]
+Counts = tuple[int | None, int | None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETTLED, MAX_WARM_UP = 0.05, 20  # two batches in a row within 5 %; passes at most
 RECORDED = 3  # the first passes of CUDA graphs warm up, record, and replay for the first time
@@ -45,6 +46,7 @@ class Variant:
     samples_s: list[float] = field(default_factory=list)  # seconds per batch
     latency_s: list[float] = field(default_factory=list)  # seconds per image at batch 1
     loaded_s: list[float] = field(default_factory=list)  # seconds per batch behind the data loader
+    counts_mj: list[Counts] = field(default_factory=list)  # of energy, before and behind each of samples_s
     calls: list[Call] | None = None  # for attention; None: not known
     peak_memory_mib: float | None = None
     flags: list[str] = field(default_factory=list)
@@ -97,7 +99,8 @@ def measure(
         for variant in variants:
             say(f"warm-up {variant.name}")
             prepare(variant, batches[0], mode, latency, min_seconds)
-        turns: list[Turn] = [partial(sample, variant, latency=latency) for variant in variants]
+        counter, energy = energy_of(torch.device(device))
+        turns: list[Turn] = [partial(sample, variant, latency=latency, counter=counter) for variant in variants]
         if loader is not None:
             say("warm-up of the data loader")
             loader.prepare(batches[0][:0], min_seconds)
@@ -124,7 +127,7 @@ def measure(
         "scenario": "single stream" if batch_size == 1 else "offline",
         "dense": dense,
         "variants": rows,
-    }
+    } | energy
     if loader is not None:
         record["end_to_end"] = loader_record(loader, batch_size)
         dense_s = None if plain.failed else plain.loaded_s
@@ -171,6 +174,9 @@ def variant_records(variants: list[Variant], dense: Variant, batch_size: int) ->
         memory = v.peak_memory_mib
         row = variant_record(v.name, v.samples_s, dense_s, v.latency_s, batch_size, memory, flags, v.failed)
         records.append(row | {"kernel": kernel})
+        if v.counts_mj and not v.failed:
+            repeats = v.repeats[batch_size]
+            records[-1]["energy"] = energy_record(v.counts_mj, [repeats * s for s in v.samples_s], repeats * batch_size)
     return records
 
 
@@ -213,13 +219,16 @@ def warm_up(variant: Variant, images: Tensor, mode: str, min_seconds: float) -> 
     variant.repeats[len(images)] = max(1, math.ceil(min_seconds / last))
 
 
-def sample(variant: Variant, images: Tensor, latency: bool) -> None:
+def sample(variant: Variant, images: Tensor, latency: bool, counter: EnergyCounter | None = None) -> None:
     """One sample of throughput and one of latency, which are the same at batch 1, unless the variant has failed."""
     if variant.failed:
         return
     with failures_flagged(variant):
         repeats, alone = variant.repeats, len(images) == 1
+        before = counter.millijoules() if counter else None
         variant.samples_s.append(seconds(variant.model, images, repeats[len(images)], wait=alone))
+        if counter:
+            variant.counts_mj.append((before, counter.millijoules()))
         if latency and alone:
             variant.latency_s.append(variant.samples_s[-1])
         elif latency:

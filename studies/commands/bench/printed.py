@@ -17,6 +17,7 @@ HEADER = [
 ]  # fmt: skip
 WHOLE = ["whole images/s", "whole speedup"]
 LOADED = ["with the loader, images/s", "its speedup", "limited by"]
+ENERGY = ["J/image", "W"]
 RANK = ["rank"]
 
 
@@ -29,14 +30,18 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
         unit = macs_unit(row["macs_g"]["total"] for row in record["variants"])
         if whole:
             yield from _about_whole(record, unit)
-        loaded = "end_to_end" in record
-        header = [title.format(unit.name) for title in HEADER + WHOLE * whole + LOADED * loaded + RANK * ranked]
+        loaded, energy = "end_to_end" in record, record.get("energy", {}).get("measured", False)
+        titles = HEADER + WHOLE * whole + LOADED * loaded + ENERGY * energy + RANK * ranked
+        header = [title.format(unit.name) for title in titles]
         if "self_check" in record:
             yield from check_lines([record["self_check"]])
         table = [
             header,
             *(
-                _cells(row, whole, unit) + _loaded(row) * loaded + [f"{row.get('rank') or '-'}"] * ranked
+                _cells(row, whole, unit)
+                + _loaded(row) * loaded
+                + _energy(row) * energy
+                + [f"{row.get('rank') or '-'}"] * ranked
                 for row in record["variants"]
             ),
         ]
@@ -76,6 +81,8 @@ def _setting(record: dict[str, Any]) -> Iterator[str]:
             f"end to end: {loader['num_items']:,} test images of {loader['dataset']} by {by}, decoded, transformed and "
             f"transferred: {_spread(loader['images_per_s'], 1)} images/s alone"
         )
+    if not record.get("energy", {"measured": True})["measured"]:
+        yield f"energy: not measured ({record['energy']['why']})"
     if search := record.get("batch_search"):
         rates = ", ".join(f"{number:.1f} at {batch}" for batch, number in search["images_per_s"].items())
         yield f"batch {record['batch_size']} is the best of {search['variant']}: images/s {rates}; {search['ended']}"
@@ -114,6 +121,11 @@ def _loaded(row: dict[str, Any]) -> list[str]:
     if both is None:
         return ["-"] * len(LOADED)
     return [_spread(both["images_per_s"], 1), _spread(both["ratio"], 3), both["limited_by"]]
+
+
+def _energy(row: dict[str, Any]) -> list[str]:
+    own = row.get("energy") or {}
+    return [_fixed(own.get("j_per_image"), 4), _fixed(own.get("watts"), 1)]
 
 
 def _fixed(value: float | None, decimals: int) -> str:
