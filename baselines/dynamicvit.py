@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import Dropping
-from cropr.method import Training, renamed
+from cropr.method import Training, option, renamed
 from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms
-from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 from cropr.tokens.precision import linear

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 
 from cropr.dropping import REST_CHOICES, REST_MEANING, Dropping
-from cropr.method import Training
+from cropr.method import Training, option
 from cropr.method.objective import Criterion, Objective
-from cropr.method.option import option
 from cropr.reducer import Dropper
 from cropr.schedule import kept
 from cropr.tokens import Attended, Tokens

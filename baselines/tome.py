@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.method import Method
-from cropr.method.option import option
+from cropr.method import Method, option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens

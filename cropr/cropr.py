@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.method import Training
+from cropr.method import Training, option
 from cropr.method.objective import Counts, Criterion, Labelled, Objective, Term, Terms
-from cropr.method.option import option
 from cropr.reducer import Dropper, Reducer
 from cropr.tokens import Attended, Tokens
 from cropr.tokens.precision import linear

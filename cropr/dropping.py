@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from cropr.method import Method, Training, renamed
-from cropr.method.option import option
+from cropr.method import Method, Training, option, renamed
 from cropr.schedule import Scale, constant, geometric, staged, stages
 from cropr.windows import global_blocks, windows_of
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from cropr.method.option import Option, option, options_of
+from cropr.method.options import Option, option, options_of
 from cropr.nearest import nearest
 from results.records.schema import read
 

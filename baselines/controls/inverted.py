@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cropr.cropr import Cropr
-from cropr.method.option import option
+from cropr.method import option
 
 __all__ = ["Inverted"]
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from baselines.tome import ToMe
 from cropr.dropping import grid_shape
-from cropr.method import Method
-from cropr.method.option import option
+from cropr.method import Method, option
 from cropr.reducer import Reducer
 from cropr.schedule import SLACK, Scale
 from cropr.tokens import Attended, Tokens

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import Scheduled
-from cropr.method.option import option
+from cropr.method import option
 from cropr.nearest import one_of
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens

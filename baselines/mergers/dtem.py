@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import TokenMerging, ToMe
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Reducer
 from cropr.tokens import Attended, Tokens, take
 from cropr.tokens.pooling import sizes

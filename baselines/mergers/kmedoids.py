@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from baselines.mergers.dpcknn import Clustering, nearest_centre, squared_distances
 from cropr.dropping import Scheduled
-from cropr.method.option import option
+from cropr.method import option
 from cropr.nearest import one_of
 from cropr.tokens import Attended, Tokens
 from cropr.tokens.pooling import sizes

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import TokenMerging
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale
 from cropr.tokens import Attended, Tokens

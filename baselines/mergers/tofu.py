@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.tome import Matching, TokenMerging, ToMe, mean
-from cropr.method.option import option
+from cropr.method import option
 from cropr.nearest import one_of
 from cropr.tokens import take
 

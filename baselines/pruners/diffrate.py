@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import AT_REDUCER, OnCroprSchedule
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
 from cropr.tokens.pooling import sizes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 from cropr.tokens.precision import wide_type

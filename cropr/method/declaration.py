@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
-from cropr.method.option import Option, option, options_of
+from cropr.method.options import Option, option, options_of
 from cropr.nearest import nearest
 
 if TYPE_CHECKING:

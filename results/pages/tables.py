@@ -221,10 +221,12 @@ def columns_of(summary: pd.DataFrame, brief: bool = False) -> dict[str, Cell]:
 
 
 def budget(row: Any) -> str:
-    """Of a variant: asked and reached, or why it was not."""
+    """Of a variant: asked, if it was, and reached, or why it was not."""
     if row.role == "dense":
         return "dense"
-    asked = row.variant.partition(":")[2] or row.variant if pd.isna(row.budget_asked) else f"{row.budget_asked:.2f}"
+    if pd.isna(row.budget_asked):
+        return fixed(row.budget_reached, 3)
+    asked = f"{row.budget_asked:.2f}"
     if row.status == "unreachable":
         return f"{asked}: unreachable, floor {fixed(row.floor, 2)}"
     return f"{asked} → {fixed(row.budget_reached, 3)}"

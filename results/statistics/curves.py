@@ -69,11 +69,9 @@ def variant_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def variant_name(variant: Any) -> str:
-    """Of a row of the frame: its curve, and where it lies on it."""
-    if variant.is_dense:
-        return variant.curve
-    asked = variant.variant.partition(":")[2] if pd.isna(variant.budget_asked) else f"{variant.budget_asked:g}"
-    return f"{variant.curve} at {asked}" if asked else variant.curve
+    """Of a row of the frame: its curve, and where it lies on it; curves without a budget are named by their options."""
+    asked = variant.budget_asked
+    return variant.curve if variant.is_dense or pd.isna(asked) else f"{variant.curve} at {asked:g}"
 
 
 def pareto_front(x: np.ndarray, y: np.ndarray, maximise_x: bool) -> np.ndarray:

@@ -53,7 +53,7 @@ import torch
 from torch import Tensor, nn
 
 from cropr.dropping import OnCroprSchedule
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens
 

@@ -152,7 +152,7 @@ def _check_declaration(cls: type[Method], file: Path) -> None:
         raise ValueError(f"{where} has no place(vit, num_patches), which says where its reducers are")
     extra = [f.name for f in dataclasses.fields(cls) if f.name not in SETTING and not f.metadata]
     if extra:
-        raise ValueError(f"{where}: the field {extra[0]} is no option; make it with cropr.method.option.option")
+        raise ValueError(f"{where}: the field {extra[0]} is no option; make it with cropr.method.option")
     try:
         cls.options()
     except (TypeError, NameError) as error:

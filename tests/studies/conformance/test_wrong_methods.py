@@ -45,7 +45,7 @@ from torch import nn
 
 from cropr.dropping import OnCroprSchedule
 from cropr.method.objective import Objective, Term
-from cropr.method.option import option
+from cropr.method import option
 from cropr.reducer import Dropper
 
 

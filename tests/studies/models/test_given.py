@@ -37,7 +37,7 @@ def mine(tmp_path):
         (GOOD.replace('"aa"', '"A b"') + PLACE, ["'A b'", "small letters"]),
         (GOOD + "    power: float = 2.0\n" + PLACE, ["field power is no option", "option"]),
         (
-            HEAD + "from cropr.method.option import option\n" + GOOD + '    p: dict = option(2, "m")\n' + PLACE,
+            HEAD + "from cropr.method import option\n" + GOOD + '    p: dict = option(2, "m")\n' + PLACE,
             ["p is annotated"],
         ),
     ],
