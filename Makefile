@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: study agree test gpu lint format docs clean
+.PHONY: study agree test gpu drift lint format docs clean
 
 study: .venv/installed
 	$(BIN)/cropr-study run --reducers all $(ARGS)
@@ -22,6 +22,10 @@ test: .venv/installed-test
 # make gpu GPU_ARGS="--part 2"    make gpu GPU_ARGS=--dry-run    make gpu PYTHON=.venv/bin/python
 gpu:
 	$(PYTHON) tests/benchmarks/gpu.py $(GPU_ARGS)
+
+# Which speedups moved since the stored baseline of this kind of machine: about a minute. make drift DRIFT_ARGS=--keep
+drift: .venv/installed
+	$(BIN)/python tests/benchmarks/drift.py $(DRIFT_ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
