@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from results.records.files import read_json
+from studies.docs.arrives import arrives
 from studies.docs.steps import STEPS, steps_table
 
 __all__ = ["RECORDS", "speed_page"]
@@ -43,6 +44,8 @@ def speed_page(records: Path = RECORDS) -> str:
     """The page of what lies in `records`."""
     lines = ["# Speed", "", HEAD]
     kept = [read_json(path) for path in sorted((records / "speed").glob("*/speed/*/result.json"))]
+    if summary := arrives(kept):
+        lines += ["", "## What arrives", "", *summary]
     for title in dict.fromkeys(map(_title, kept)):
         lines += ["", f"## {title}"]
         for record in sorted((r for r in kept if _title(r) == title), key=_order):
@@ -164,7 +167,10 @@ def _rounded(files: list[dict[str, Any]]) -> Iterator[str]:
 def _gpu(folder: Path) -> Iterator[str]:
     devices = sorted(path for path in folder.glob("*") if path.is_dir())
     if not devices:
-        yield "Not measured: none was there. `make gpu` runs the tests marked gpu and measures one in nine minutes."
+        yield (
+            "Not measured: none was there. `make gpu` runs the tests marked gpu and measures one in nine minutes. "
+            "Joules per image and watts, read from NVML in the same rounds, have never been measured either."
+        )
     for device in devices:
         kept = [read_json(path) for path in sorted(device.glob("*.json"))]
         yield f"### {kept[0]['provenance']['device_name']}"
@@ -176,10 +182,13 @@ def _gpu(folder: Path) -> Iterator[str]:
                 yield from _rows(("", "steps of the dense model"))
                 yield from (_row(f"`{name}`", _interval(ratio)) for name, ratio in record["over_dense"].items())
                 continue
-            yield from _rows(("variant", "MAC ratio", "images/s", "speedup"))
+            energy = any(row.get("energy") for row in record["variants"])
+            yield from _rows(("variant", "MAC ratio", "images/s", "speedup", *["J/image", "W"] * energy))
             for row in record["variants"]:
                 spreads = _spread(row["images_per_s"], 1), _spread(row["ratio"], 2)
-                yield _row(f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", *spreads)
+                own = row.get("energy") or {}
+                joules = [_number(own.get("j_per_image"), 4), _number(own.get("watts"), 0)] * energy
+                yield _row(f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", *spreads, *joules)
 
 
 def _gpu_setting(setting: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from studies.models.methods import reference
+
 __all__ = ["STEPS", "steps_table"]
 
 STEPS = (
@@ -21,7 +23,7 @@ def steps_table(record: dict[str, Any]) -> list[str]:
     """Lines of Markdown: a row for each variant."""
     names = ("variant", "a pass", "linear layers", "attention", "others", "reducers", "should", "speedup",
              "at the dense rate")  # fmt: skip
-    dense = record["variants"]["none"]
+    dense = record["variants"][reference().name]
     dense_rate = _rate(dense["blocks"])
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for name, variant in record["variants"].items():

@@ -48,7 +48,7 @@ def report(fresh: Path, baseline: Path) -> Iterator[str]:
 
     found = compare(fresh, baseline)
     yield f"speedups over dense, now / baseline ({found['b']['commit']}, torch {found['b']['torch']}); median [95 %]"
-    moved, told = [], 0
+    moved, told, untold = [], 0, 0
     for setting in found["settings"]:
         where = f"{setting['backbone']}, {setting['img_size']} px, batch {setting['batch_size'][0]}"
         if setting["noisy"]:
@@ -56,12 +56,13 @@ def report(fresh: Path, baseline: Path) -> Iterator[str]:
         for row in setting["variants"]:
             if (ratio := row["speedup"]) is None:
                 continue
-            told += 1
+            told, untold = told + (not setting["noisy"]), untold + setting["noisy"]
             ends = "no interval" if ratio["low"] is None else f"{ratio['low']:.3f}, {ratio['high']:.3f}"
             yield f"{where}, {row['variant']}: {ratio['median']:.3f} [{ends}] {ratio['verdict']}"
             if ratio["verdict"] in ("faster", "slower"):
                 moved.append(f"{row['variant']} at batch {setting['batch_size'][0]} is {ratio['verdict']}")
-    yield f"{len(moved)} of {told} moved: {'; '.join(moved)}" if moved else f"none of {told} moved"
+    rest = f"; of {untold} nothing can be said" if untold else ""
+    yield (f"{len(moved)} of {told} moved: {', '.join(moved)}" if moved else f"none of {told} moved") + rest
     yield "of 20 that stay, one seems to move by chance; sessions differ by more than the rounds of one tell"
 
 
