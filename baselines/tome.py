@@ -29,7 +29,7 @@ from cropr.tokens.precision import product
 from cropr.windows import global_blocks
 
 if TYPE_CHECKING:
-    from cropr.learned import Place, Stays
+    from cropr.method.learned import Place, Stays
 
 __all__ = ["ToMe", "TokenMerging", "bipartite_matching", "merges_per_block"]
 
@@ -184,7 +184,7 @@ class TokenMerging(Method):
         return ToMe(r, self.proportional, vit.blocks[block].attn.head_dim)
 
     def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
-        from cropr.learned import Place
+        from cropr.method.learned import Place
 
         order = class_order(self, vit, num_patches)
         return {b: Place(order, num_patches, ("merge",), spared=True, least=0.5) for b in self.blocks(vit)}

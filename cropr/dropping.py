@@ -17,8 +17,8 @@ from cropr.windows import global_blocks, windows_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from cropr.learned import Place, Stays
     from cropr.method.dense_objective import Curriculum
+    from cropr.method.learned import Place, Stays
     from cropr.method.objective import Objective
     from cropr.reducer import Dropper, Reducer
 
@@ -62,7 +62,7 @@ def check_learned(method: Method, given: Collection[str]) -> None:
 
 def class_order(method: Method, vit: nn.Module, num_patches: int) -> Dropper:
     """By which a search ranks patches where the method has no scores for that. Raises ValueError."""
-    from cropr.learned import ByClassAttention
+    from cropr.method.learned import ByClassAttention
 
     if vit.cls_token is None:
         own = "its own scores are not learned yet" if method.learns else "it has no scores of patches"
@@ -191,7 +191,7 @@ class Scheduled(Method):
         raise NotImplementedError
 
     def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
-        from cropr.learned import Place, Stays
+        from cropr.method.learned import Place, Stays
         from cropr.reducer import Dropper
 
         if "merge" in self.searched_ways and self.on_full_grid:

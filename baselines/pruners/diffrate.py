@@ -3,7 +3,7 @@
 Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", arXiv 2305.17997 (release:
 no licence file). Written from a description in words. Here are the reduction and counts that are given, by default on
 Cropr's schedule with a share that merges (option `merged`) of ours; with schedule=learned, those that the paper's
-search finds (see cropr/learned.py). As published: patches that merge go to the most similar one that stays, by their
+search finds (cropr/method/learned.py). As published: patches that merge go to the most similar one that stays, by their
 features; a group becomes its plain mean; sizes of those that merge count times their similarity and at least 1, so that
 sizes are no numbers of patches; attention is proportional. What differs: models with several prefix tokens,
 where all of them stay, and last-layer fusion, which brings back what was pruned and what was merged, as it was. Of a
@@ -30,7 +30,7 @@ from cropr.tokens.pooling import sizes
 from cropr.tokens.precision import wide
 
 if TYPE_CHECKING:
-    from cropr.learned import Stays
+    from cropr.method.learned import Stays
 
 __all__ = ["DiffRate", "PruneAndMerge", "merge_tail"]
 

@@ -17,7 +17,7 @@ from cropr.nearest import nearest
 if TYPE_CHECKING:
     from torch import nn
 
-    from cropr.learned import Place, Stays
+    from cropr.method.learned import Place, Stays
     from cropr.method.objective import Criterion, Objective
     from cropr.reducer import Reducer
     from cropr.schedule import Scale
@@ -167,7 +167,7 @@ class Method:
 
     @property
     def unsearched(self) -> bool:
-        """Its counts, or those of the one that it is like, are still to be learned (see cropr/learned.py)."""
+        """Its counts, or those of the one that it is like, are still to be learned (see cropr/method/learned.py)."""
         return getattr(self.other or self, "schedule", None) == LEARNED
 
     def resolved(self, find: Callable[[str, bool], Method]) -> Self:

@@ -3,7 +3,7 @@
     found = search(vit, parse_one("evit:schedule=learned"), 0.65, batches_of(data, epoch=0), CrossEntropy())
     model = build(vit, found.method).model
 
-The search is that of cropr/learned.py. `vit` must be trained, its classifier too: gradients of random weights say
+The search: cropr/method/learned.py. `vit` must be trained, its classifier too: gradients of random weights say
 nothing. The numbers found are moved to the budget: of N patches the share f that stays at each place becomes f^s, with
 one s for all places, and whole numbers.
 """
@@ -23,7 +23,7 @@ from studies.models.reducers import TOLERANCE, Unreachable
 if TYPE_CHECKING:
     from torch import nn
 
-    from cropr.learned import Place, Stays
+    from cropr.method.learned import Place, Stays
     from cropr.method.objective import Criterion, Labelled
     from studies.data import Batch, Data
 
@@ -48,7 +48,7 @@ def stand_in(vit: nn.Module, method: Method, budget: float | None) -> Method:
     to be known before the search: whether method, model and budget can be. Raises Unreachable, ValueError."""
     import torch
 
-    from cropr.learned import Stays
+    from cropr.method.learned import Stays
 
     if budget is None:
         raise ValueError(f"{method} needs a budget, for which its counts are searched")
@@ -74,7 +74,7 @@ def search(
 ) -> Learned:  # fmt: skip
     """The counts of `method` for a timm model at a budget, by one step on each of the `steps` `batches`, on the device
     of `vit`, which stays as it is. `seed`: of what the method draws at random. Raises Unreachable, ValueError."""
-    from cropr.learned import search as by_gradient
+    from cropr.method.learned import search as by_gradient
 
     stand_in(vit, method, budget)
     assert budget is not None
@@ -114,8 +114,8 @@ def _at_budget(
     """`method` at whole numbers near `stays` that meet the budget. Raises Unreachable."""
     import torch
 
-    from cropr.learned import Stays
     from cropr.macs import dense_macs, planned_macs
+    from cropr.method.learned import Stays
     from cropr.schedule import solve
 
     own, num, whole = method.other or method, vit.patch_embed.num_patches, dense_macs(vit)

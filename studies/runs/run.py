@@ -22,6 +22,7 @@ from studies.data import Data
 from studies.data.datasets import create_dataset
 from studies.measure.detector import detector_costs
 from studies.measure.flops import check_macs
+from studies.memory import PeakMemory
 from studies.models.deploy import save
 from studies.models.learned import Learned
 from studies.models.methods import facts, parse_one
@@ -30,7 +31,6 @@ from studies.robustness.score import FILE as CORRUPTED
 from studies.runs.decisions import asked_shares, kept_of_mirrored, watched
 from studies.runs.holding import HERE, Held, Host, claimed
 from studies.runs.learned import learned
-from studies.runs.memory import PeakMemory
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.runs.source import carry_over, ensure_source

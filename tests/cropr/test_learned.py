@@ -11,8 +11,8 @@ import torch
 from tiny_models import DEPTH, images, tiny
 
 from baselines.pruners.diffrate import PruneAndMerge
-from cropr.learned import ByClassAttention, Place, Rate, Stays, search, share_of_macs
 from cropr.macs import count, dense_macs, planned_macs
+from cropr.method.learned import ByClassAttention, Place, Rate, Stays, search, share_of_macs
 from cropr.method.objective import CrossEntropy
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
@@ -27,7 +27,8 @@ def set_rates(places):
     for n, place in enumerate(places.values()):
         for way, likely in (("prune", n + 1), ("merge", 2 * n + 2)):
             if way in place.rates:
-                place.rates[way].logits.data.normal_()[likely] += 8
+                logits = place.rates[way].logits.data.normal_()
+                logits[min(likely, len(logits) - 1)] += 8
 
 
 def searching(vit, places, llf=False):
@@ -193,7 +194,7 @@ def without_late_attention(blocks):
         for block in list(vit.blocks)[blocks:]:
             block.attn.proj.weight.zero_()
             block.attn.proj.bias.zero_()
-        vit.head.weight *= 3
+        vit.head.weight *= 30
     return vit
 
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from studies.commands.names import names
 from tiny_models import tiny
 
 from cropr.cropr import Cropr
 from cropr.macs import count, dense_macs
 from cropr.method.objective import CrossEntropy
+from studies.commands.reading.names import names
 from studies.models.backbones import create_backbone
 from studies.models.learned import batches_of, search, stand_in
 from studies.models.methods import builtin, parse_one

@@ -121,7 +121,7 @@ class Place(Reducer):
         left = int((tokens.policy[0] > 0.5).sum())  # as many in every image
         lowest = max(1, math.ceil(self.least * left))
         number = {way: rate(lowest) for way, rate in self.rates.items()}
-        rank = self.ranks(tokens, attended, left, min(int(count) for count, _ in number.values()))
+        rank = self.ranks(tokens, attended, left, min(round(count.item()) for count, _ in number.values()))
         before = tokens.aux[-1].merged if tokens.aux else tokens.policy.new_tensor(float(tokens.num_live))
         pruned, policy = before, tokens.policy
         if "prune" in number:
