@@ -8,9 +8,8 @@ heeds the marks (cropr/vit/masking.py). The loss is the task's, and the squared 
 Which patches are marked:
 
 - Of a method that drops by a score: those of the lowest own score, computed among the patches that are left, as it is
-  in the reduced model. What becomes of the others is not searched: they count as dropped (rest=llf: they come back
-  for the last block; those marked inside a block have then gone through its MLP), and `rest` counts where the budget is
-  met.
+  in the reduced model. What becomes of the others is not searched: they count as dropped (rest=llf: they come back for
+  the last block; those marked inside a block have gone through its MLP), and `rest` counts where the budget is met.
 - Where scores are learned, there are none yet: DiffRate's own order, by the class token's attention, stands in.
 - Of a method that merges: the tail of DiffRate's order goes to the most similar patches that stay, by plain means,
   whatever pairs the method itself would merge.
