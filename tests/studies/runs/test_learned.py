@@ -156,7 +156,6 @@ def test_a_classifier_that_is_drawn_at_random_is_refused(tmp_path):
     for num_classes, said in ((10, None), (7, "is of 7 classes, not of the 10 of scenes"), (0, "is of no classes")):
         weights = tmp_path / f"{num_classes}.safetensors"
         save_file(create_backbone("scenes_vit", pretrained=False, num_classes=num_classes).state_dict(), weights)
-        backbone = f"scenes_vit={weights}"
         options = Options(
             reducers="evit:schedule=learned",
             budgets="0.65",
