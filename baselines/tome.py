@@ -11,20 +11,25 @@ D width, H heads, E = D / H.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.method import Method, option
+from cropr.dropping import check_learned, class_order
+from cropr.method import LEARNED, Method, option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
 from cropr.tokens import Attended, Tokens
 from cropr.tokens.merging import Matching, mean, merged
 from cropr.tokens.precision import product
 from cropr.windows import global_blocks
+
+if TYPE_CHECKING:
+    from cropr.method.learned import Place, Stays
 
 __all__ = ["ToMe", "TokenMerging", "bipartite_matching", "merges_per_block"]
 
@@ -142,6 +147,10 @@ class TokenMerging(Method):
         None, "pairs merged in each block (with windows: in each global one); or one number a block, written 8/0/8",
         low=0, sets_cost=True,
     )  # fmt: skip
+    schedule: str = option(
+        "constant", "pairs of each block: constant, as r and inflect say; learned, as a search finds them for a budget "
+        "on training items, before training (images only)", choices=("constant", LEARNED),
+    )  # fmt: skip
     inflect: float | None = option(
         None, "r rises over the blocks from (1 - inflect) r to (1 + inflect) r; negative: it falls", low=-1, high=1,
         unset="constant r",
@@ -149,6 +158,8 @@ class TokenMerging(Method):
     proportional: bool = option(True, "attention counts a token by the patches merged into it")
 
     def check(self) -> None:
+        if self.schedule == LEARNED:
+            check_learned(self, [key for key in ("r", "inflect") if getattr(self, key) is not None])
         if self.inflect is not None and isinstance(self.r, tuple):
             raise ValueError(f"{self.name}: inflect bends a single r, and r={'/'.join(map(str, self.r))} is a list")
 
@@ -171,6 +182,18 @@ class TokenMerging(Method):
     def make(self, vit: nn.Module, block: int, r: int) -> Reducer:
         """The reducer at `block`."""
         return ToMe(r, self.proportional, vit.blocks[block].attn.head_dim)
+
+    def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
+        from cropr.method.learned import Place
+
+        order = class_order(self, vit, num_patches)
+        return {b: Place(order, num_patches, ("merge",), spared=True, least=0.5) for b in self.blocks(vit)}
+
+    def at_counts(self, stays: Mapping[int, Stays], num_patches: int) -> Self:
+        pairs, live = [0] * (max(stays) + 1), num_patches
+        for block, (_, after) in stays.items():
+            pairs[block], live = live - int(after), int(after)
+        return replace(self, schedule="constant", r=tuple(pairs))
 
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """A constant r, up to one that merges all it can in the first block."""

@@ -6,11 +6,11 @@ Letters: L patches of the full grid, P prefix tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from cropr.method import Method, Training, option, renamed
+from cropr.method import LEARNED, Method, Training, option, renamed
 from cropr.schedule import Scale, constant, geometric, staged, stages
 from cropr.windows import global_blocks, windows_of
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cropr.method.dense_objective import Curriculum
+    from cropr.method.learned import Place, Stays
     from cropr.method.objective import Objective
     from cropr.reducer import Dropper, Reducer
 
@@ -51,6 +52,27 @@ def up_to(wanted: tuple[int, ...], valid: list[int]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def check_learned(method: Method, given: Collection[str]) -> None:
+    """Raise ValueError for what a learned schedule leaves no room for; `given` are options that set the cost."""
+    if given:
+        raise ValueError(f"{method.name}: schedule={LEARNED} finds the counts, and {min(given)}= sets them; give one")
+    if method.dense:
+        raise ValueError(f"{method.name}: schedule={LEARNED} is for images; counts of dense tasks are not searched")
+
+
+def class_order(method: Method, vit: nn.Module, num_patches: int) -> Dropper:
+    """By which a search ranks patches where the method has no scores for that. Raises ValueError."""
+    from cropr.method.learned import ByClassAttention
+
+    if vit.cls_token is None:
+        own = "its own scores are not learned yet" if method.learns else "it has no scores of patches"
+        raise ValueError(
+            f"{method.name}: schedule={LEARNED} ranks patches by class attention, as {own}, and this "
+            f"{type(vit).__name__} has no class token"
+        )
+    return ByClassAttention(num_patches)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scheduled(Method):
     """A method that leaves a number of patches at each place that is known beforehand."""
@@ -59,11 +81,13 @@ class Scheduled(Method):
     parameters: ClassVar[dict[str, str]] = {
         "constant": "rate", "geometric": "ratio", "staged": "ratio", "explicit": "keeps",
     }  # fmt: skip
+    searched_ways: ClassVar[tuple[str, ...]] = ("merge",)  # what is searched where the schedule is learned
     in_front: ClassVar[bool] = False  # places are named by the block behind the reducer
 
     schedule: str | None = option(
         None, "how many stay: constant, a number leaves at each place; geometric and staged, a share of those before "
-        "stays; explicit, as `keeps` says", choices=("constant", "geometric", "staged", "explicit"),
+        "stays; explicit, as `keeps` says; learned, as a search finds them for a budget on training items, before "
+        "training (images only)", choices=("constant", "geometric", "staged", "explicit", LEARNED),
         unset="the method's own, or that of the parameter given",
     )  # fmt: skip
     at: tuple[int, ...] | None = option(
@@ -91,7 +115,9 @@ class Scheduled(Method):
         given = list(self.native)
         if len(given) > 1:
             raise ValueError(f"{self.name}: {' and '.join(given)} both set the cost; give one of them")
-        if self.schedule is not None and given and self.parameters[self.schedule] != given[0]:
+        if self.schedule == LEARNED:
+            check_learned(self, given)
+        elif self.schedule is not None and given and self.parameters[self.schedule] != given[0]:
             wanted = self.parameters[self.schedule]
             raise ValueError(f"{self.name}: {given[0]} is not the parameter of schedule={self.schedule}, {wanted} is")
         if self.schedule == "explicit" and not given:
@@ -164,9 +190,29 @@ class Scheduled(Method):
         """The reducer at `block`, which leaves `keep` patches."""
         raise NotImplementedError
 
+    def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
+        from cropr.method.learned import Place, Stays
+        from cropr.reducer import Dropper
+
+        if "merge" in self.searched_ways and self.on_full_grid:
+            raise ValueError(f"{self.name}: rest={self.rest}: the search merges patches, which cannot come back")
+        nothing = {block: Stays(num_patches, num_patches) for block in self.blocks(vit)}
+        found = {}
+        for block, own in self.at_counts(nothing, num_patches).place(vit, num_patches).items():
+            reads_own = isinstance(own, Dropper) and self.searched_ways == ("prune",) and not self.learns
+            scorer = own if reads_own else class_order(self, vit, num_patches)
+            found[block] = Place(scorer, num_patches, self.searched_ways, spared=own.inside)
+        return found
+
+    def at_counts(self, stays: Mapping[int, Stays], num_patches: int) -> Self:
+        at = tuple(block + self.in_front for block in stays)
+        return replace(self, schedule="explicit", at=at, keeps=tuple(int(each.merged) for each in stays.values()))
+
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """A constant rate goes up to the largest whole one. (A fraction more would still fit, and would leave the last
         blocks next to nothing.)"""
+        if self.kind == LEARNED:
+            return []
         kinds, found = (self.kind,) if self.kind else self.schedules, []
         for kind in kinds:
             ends = (1 / num_patches, 1.0)
@@ -180,6 +226,8 @@ class Scheduled(Method):
 @dataclass(frozen=True, kw_only=True)
 class Dropping(Scheduled):
     """A method whose `reducer` keeps the patches of the highest score."""
+
+    searched_ways: ClassVar[tuple[str, ...]] = ("prune",)
 
     rest: str = option("drop", "what becomes of patches that leave: " + REST_MEANING, choices=REST_CHOICES, dense="llf")
 

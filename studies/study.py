@@ -247,12 +247,19 @@ def time_variants(configs: list[RunConfig], out: Path, claim: Callable[[Path], C
     from studies.data.datasets import create_dataset
     from studies.measure.bench import bench, variants_of
     from studies.models.backbones import create_backbone, options_of
+    from studies.runs.learned import found_in
     from studies.runs.provenance import now, provenance
 
     first, started, folder = configs[0], now(), timing_dir(configs, out)
     dense = TASKS[first.task].dense
     variants = dict(variants_of([], [], dense))
-    variants |= {config.variant: (parse_one(config.reducer, dense), config.budget) for config in configs}
+    for config in configs:
+        method = parse_one(config.reducer, dense)
+        if method.unsearched:
+            if (found := found_in(out / "runs" / config.id, method)) is None:
+                continue  # its run has failed, or its budget cannot be reached
+            method = found.method
+        variants[config.variant] = (method, config.budget)
     folder.mkdir(parents=True, exist_ok=True)
     with claim(folder):
         if (folder / "result.json").exists():

@@ -2,10 +2,10 @@
 
 Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", arXiv 2305.17997 (release:
 no licence file). Written from a description in words. Here are the reduction and counts that are given, by default on
-Cropr's schedule with a share that merges (option `merged`) of ours; the search that the paper makes for them is in
-diffrate_search.py, apart from training. As published: patches that merge go to the most similar one that stays, by
-their features; a group becomes its plain mean; sizes of those that merge count times their similarity and at least 1,
-so that sizes are no numbers of patches; attention is proportional. What differs: models with several prefix tokens,
+Cropr's schedule with a share that merges (option `merged`) of ours; with schedule=learned, those that the paper's
+search finds (cropr/method/learned.py). As published: patches that merge go to the most similar one that stays, by their
+features; a group becomes its plain mean; sizes of those that merge count times their similarity and at least 1, so that
+sizes are no numbers of patches; attention is proportional. What differs: models with several prefix tokens,
 where all of them stay, and last-layer fusion, which brings back what was pruned and what was merged, as it was. Of a
 merged patch nothing else is remembered: like a pruned one it has no owner.
 
@@ -14,18 +14,23 @@ Letters: B images, P prefix tokens, N live patches, K kept ones, M merged ones, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cropr.dropping import AT_REDUCER, OnCroprSchedule
-from cropr.method import option
+from cropr.method import LEARNED, option
 from cropr.reducer import Dropper
 from cropr.tokens import Attended, Tokens, take
 from cropr.tokens.pooling import sizes
 from cropr.tokens.precision import wide
+
+if TYPE_CHECKING:
+    from cropr.method.learned import Stays
 
 __all__ = ["DiffRate", "PruneAndMerge", "merge_tail"]
 
@@ -96,6 +101,7 @@ class DiffRate(OnCroprSchedule):
     licence = "no licence file"
     counts_scoring = True
     reducer = PruneAndMerge
+    searched_ways = ("prune", "merge")
 
     merged: float = option(
         0.5, "share of the patches that leave that are merged, the others are pruned (a value of ours)", low=0, high=1
@@ -107,8 +113,14 @@ class DiffRate(OnCroprSchedule):
 
     def check(self) -> None:
         super().check()
+        if self.schedule == LEARNED and self.merges is not None:
+            raise ValueError(f"{self.name}: schedule={LEARNED} finds the counts, and merges= says them; give one")
         if self.rest != "drop" and self.rest in AT_REDUCER:
             raise ValueError(f"rest={self.rest} of {self.name}: it merges what leaves in its own way; not valid here")
+
+    def at_counts(self, stays: Mapping[int, Stays], num_patches: int) -> Self:
+        merges = tuple(int(pruned) - int(merged) for pruned, merged in stays.values())
+        return replace(super().at_counts(stays, num_patches), merges=merges)
 
     def place(self, vit: nn.Module, num_patches: int) -> dict[int, Dropper]:
         found: dict[int, Dropper] = {}

@@ -17,14 +17,16 @@ from cropr.nearest import nearest
 if TYPE_CHECKING:
     from torch import nn
 
+    from cropr.method.learned import Place, Stays
     from cropr.method.objective import Criterion, Objective
     from cropr.reducer import Reducer
     from cropr.schedule import Scale
     from cropr.vit import ReducedViT
 
-__all__ = ["GRID_SIZE", "Method", "Training", "renamed"]
+__all__ = ["GRID_SIZE", "LEARNED", "Method", "Training", "renamed"]
 
 GRID_SIZE = 4  # combinations of each method's `grid`, whose values are factors of settings of the recipe
+LEARNED = "learned"  # the schedule whose counts are searched
 Role = Literal["dense", "random", "control", "method"]
 
 
@@ -103,6 +105,8 @@ class Method:
         """The method with options as they are typed. Raises ValueError."""
         options, values = cls.options(), {}
         for key, text in cls.respell(given, dense).items():
+            if (key, text) == ("schedule", LEARNED) and key not in options:
+                raise ValueError(cls.no_schedule())
             if key not in options:
                 raise ValueError(nearest(f"option of {cls.name}", key, options))
             try:
@@ -115,6 +119,13 @@ class Method:
     def respell(cls, given: Mapping[str, str], dense: bool) -> Mapping[str, str]:
         """`given` with older spellings replaced."""
         return given
+
+    @classmethod
+    def no_schedule(cls) -> str:
+        """Why its counts cannot be learned."""
+        own = ", ".join(f"{key}=" for key, option in cls.options().items() if option.sets_cost)
+        why = f"{own} sets those of {cls.name} together" if own else f"{cls.name} has none to choose"
+        return f"{cls.name}: schedule={LEARNED} is for methods whose counts are free at each place, and {why}"
 
     @property
     def known_as(self) -> str:
@@ -154,6 +165,11 @@ class Method:
             return self.other.takes_budget
         return not self.native and any(option.sets_cost for option in self.options().values())
 
+    @property
+    def unsearched(self) -> bool:
+        """Its counts, or those of the one that it is like, are still to be learned (see cropr/method/learned.py)."""
+        return getattr(self.other or self, "schedule", None) == LEARNED
+
     def resolved(self, find: Callable[[str, bool], Method]) -> Self:
         """Itself, with the other method that an option names; `find(spec, dense)` makes that."""
         return self
@@ -170,6 +186,14 @@ class Method:
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """The ways in which a budget may set the cost; the first that can meet it is taken."""
         return []
+
+    def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
+        """Block -> what stands there while counts are searched. Raises ValueError."""
+        raise ValueError(self.no_schedule())
+
+    def at_counts(self, stays: Mapping[int, Stays], num_patches: int) -> Self:
+        """Itself at the whole numbers `stays` of its blocks, none above the one before."""
+        raise ValueError(self.no_schedule())
 
     def objective(self, training: Training) -> Objective:
         """What the reduced model is trained for: the plain loss of the task."""

@@ -65,7 +65,7 @@ def footnotes(runs: pd.DataFrame, variants: pd.DataFrame, speeds: pd.DataFrame, 
             "Pyramid and heads stand behind the encoder and in no budget, the same for all methods; heads at most, of "
             f"{_range(behind['num_proposals'])} proposals and {_range(behind['num_detections'])} detections an image."
         )
-    notes += _speed_notes(speeds, done) + _made_with(runs) + _object_notes(runs)
+    notes += _speed_notes(speeds, done) + _made_with(runs) + _object_notes(runs) + _search_notes(runs)
     return notes + mixed_notes(runs) + twin_notes(runs) + list(replicates.notes)
 
 
@@ -243,6 +243,17 @@ def _object_notes(runs: pd.DataFrame) -> list[str]:
         f"{row.study}: scored by {row.evaluator}; objects are small below {row.object_areas[0]:g} pixels of their mask "
         f"and large above {row.object_areas[1]:g}. What is found but matches no object counts by its own size."
         for row in said.itertuples()
+    ]
+
+
+def _search_notes(runs: pd.DataFrame) -> list[str]:
+    """The counts that were learned, and how; searches of other seeds find others."""
+    return [
+        f"{row.study}: counts of {row.variant}, seed {row.seed}, are learned: {row.search['found']}, after "
+        f"{row.search['steps']} steps on {row.search['num_items']:,} training images in {row.search['seconds']:.0f} s "
+        f"(loss {row.search['loss_first']:.3f} → {row.search['loss_last']:.3f}), before "
+        "training and not in its seconds."
+        for row in runs[runs["search"].notna()].itertuples()
     ]
 
 

@@ -161,6 +161,7 @@ def _run_row(study: Records, name: str, run: str, record: dict[str, Any], shown:
         "options": _options(record),
         "own": None if "own" not in record else ", ".join(f"{k}={v:g}" for k, v in sorted(record["own"].items())),
         "schedule_kind": record.get("schedule_kind"),
+        "search": record.get("search"),
         "metric": _number(metrics.get("final", {}), metric),
         **_epochs(record, metric),
         "metric_masked": _number(metrics.get("masked", {}), metric),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
-    "SCHEMA", "BackboneResult", "ClaimFile", "Epoch", "Failure", "Finished", "Question", "Result", "Study", "Timing",
-    "check", "read", "read_log",
+    "SCHEMA", "BackboneResult", "ClaimFile", "Epoch", "Failure", "Finished", "Question", "Result", "Search", "Study",
+    "Timing", "check", "read", "read_log",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -80,6 +80,18 @@ class Detector(TypedDict):
     num_detections: int
 
 
+class Search(TypedDict):
+    """How learned counts were found; losses are means over the first and the last tenth of the steps."""
+
+    found: str  # the method at its counts, as it is typed
+    steps: int
+    num_items: int
+    seed: int
+    loss_first: float
+    loss_last: float
+    seconds: float
+
+
 class Run(TypedDict):
     """What every run says of itself."""
 
@@ -103,6 +115,7 @@ class Run(TypedDict):
     options: NotRequired[dict[str, Any] | None]
     own: NotRequired[dict[str, float]]
     schedule_kind: NotRequired[str | None]
+    search: NotRequired[Search]
     split: NotRequired[str]
     lr: NotRequired[float | None]
     epochs: NotRequired[int | None]

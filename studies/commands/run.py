@@ -187,7 +187,9 @@ def preflight(configs: list[RunConfig]) -> Data:
     from studies.models.backbones import create_backbone, options_of
     from studies.models.given import try_out
     from studies.models.heads import as_it_comes
+    from studies.models.learned import stand_in
     from studies.models.reducers import build
+    from studies.runs.learned import check_searchable
     from studies.training.distributed import check_shared
 
     first = configs[0]
@@ -208,7 +210,11 @@ def preflight(configs: list[RunConfig]) -> Data:
             )
     for config in {config.variant: config for config in configs}.values():
         try:
-            built = build(vit, parse_one(config.reducer, dense), config.budget)
+            method, budget = parse_one(config.reducer, dense), config.budget
+            if method.unsearched:
+                check_searchable(config, method, data)
+                method, budget = stand_in(vit, method, budget), None
+            built = build(vit, method, budget)
             with built.model.told(data.test_items([0]).truth if built.model.reads_truth else None):
                 pass  # refused where there are no labels to read
             try_out(built)

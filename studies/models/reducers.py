@@ -68,6 +68,8 @@ def _build(vit: nn.Module, method: Method, budget: float | None, img_size: int |
         img_size = padded(vit, img_size)
     grid_size = grid_of(vit, img_size)
     kind = "native"
+    if method.unsearched:
+        _refuse_unsearched(vit, method, budget)
     if method.takes_budget:
         if budget is None:
             own = ", ".join(key for key, option in method.options().items() if option.sets_cost)
@@ -83,6 +85,18 @@ def _build(vit: nn.Module, method: Method, budget: float | None, img_size: int |
     if method.role == "dense":
         kind = "dense"
     return Built(model, method, count(model).total / dense_macs(vit, grid_size, decoder=method.dense), kind)
+
+
+def _refuse_unsearched(vit: nn.Module, method: Method, budget: float | None) -> None:
+    """Raise Unreachable, or the ValueError that says who searches."""
+    from studies.models.learned import stand_in
+
+    stand_in(vit, method, budget)
+    raise ValueError(
+        f"{method}: its counts are searched on training items with a trained model, which `cropr-study run` does, and "
+        "studies.models.learned.search(); there is neither here. Give the counts that a search found, as its run's "
+        "record says them"
+    )
 
 
 def _fusion(method: Method) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 
 from cropr.dense import DenseViT
 from cropr.macs import count, dense_macs
-from cropr.method import Method, Training
+from cropr.method import LEARNED, Method, Training
 from cropr.method.objective import Objective
 from cropr.vit import ReducedViT
 from results.records.schema import SCHEMA
@@ -21,13 +22,15 @@ from studies.data import Data
 from studies.data.datasets import create_dataset
 from studies.measure.detector import detector_costs
 from studies.measure.flops import check_macs
+from studies.memory import PeakMemory
 from studies.models.deploy import save
+from studies.models.learned import Learned
 from studies.models.methods import facts, parse_one
 from studies.models.reducers import Built, Unreachable, build
 from studies.robustness.score import FILE as CORRUPTED
 from studies.runs.decisions import asked_shares, kept_of_mirrored, watched
 from studies.runs.holding import HERE, Held, Host, claimed
-from studies.runs.memory import PeakMemory
+from studies.runs.learned import learned
 from studies.runs.pretraining import ensure_backbone, make_backbone
 from studies.runs.provenance import now, provenance, weight_digest
 from studies.runs.source import carry_over, ensure_source
@@ -90,9 +93,12 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
     data = create_dataset(config, held.host.workers)
     check_shared(data, config.recipe, world.size)
     vit = make_backbone(config, out, data)
-    torch.manual_seed(config.seed)  # the reducer's own weights
+    found: Learned | None = None
     try:
-        built = build(vit, method, config.budget, seed=config.seed)
+        if method.unsearched:
+            found = learned(config, method, vit, data, held)
+        torch.manual_seed(config.seed)  # the reducer's own weights
+        built = build(vit, method if found is None else found.method, config.budget, seed=config.seed)
     except Unreachable as unreachable:
         if world.first:
             write_json(run_dir / "result.json", _record(config, method, data, started) | {
@@ -101,6 +107,8 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
         return
     check_macs(built.model.fold().eval())
     source: dict[str, Any] = {}
+    if found is not None:
+        built, source = replace(built, kind=LEARNED), {"search": found.record}
     if config.source is not None:
         trained = ensure_source(config, out, held.host, execute)
         if trained["status"] == "unreachable":
@@ -109,7 +117,7 @@ def _run(config: RunConfig, out: Path, held: Held) -> None:
                     "status": "unreachable", "floor": trained["floor"]
                 })  # fmt: skip
             return
-        source = {"source": config.source, "objective": trained["objective"]}
+        source |= {"source": config.source, "objective": trained["objective"]}
     history: list[dict[str, Any]] = []
     validation: list[dict[str, Any]] = []
     if config.source is not None:

@@ -5,7 +5,6 @@ Letters: B images, P prefix tokens, N patches, T = P + N, D width, H heads, E he
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +12,8 @@ from tiny_models import images, place, tiny
 
 from baselines.pruners.adaptive_sampling import SampledScore, sample
 from baselines.pruners.diffrate import PruneAndMerge
-from baselines.pruners.diffrate_search import Rate, SearchedRates, found, search, share_of_macs
 from baselines.pruners.representation_shift import ShiftScore
 from baselines.pruners.zero_tprune import AttentionRank
-from cropr.macs import count, dense_macs
-from cropr.method.objective import CrossEntropy
 from cropr.reducer import observed
 from cropr.tokens import Attended, Tokens
 from cropr.vit import ReducedViT
@@ -303,80 +299,3 @@ def test_diffrate_has_the_counts_it_is_given_and_what_leaves_comes_back_where_as
     for rest in ("llf", "concat", "mask", "nearest", "drop", "logits"):
         model = build(tiny("token"), parse_one(f"diffrate:rest={rest},at=0/2,keeps=20/9", dense=True)).model.eval()
         assert model(images()).isfinite().all() and model(images()).shape[2:] == (48, 48)
-
-
-# The search of DiffRate
-
-
-def searching(vit, blocks):
-    """A model in search, in the middle of it."""
-    torch.manual_seed(5)
-    places = {block: SearchedRates(PATCHES) for block in blocks}
-    for n, place_ in enumerate(places.values()):
-        for rate, likely in ((place_.prune, n + 1), (place_.merge, 2 * n + 2)):
-            rate.logits.data.normal_()[likely] += 8
-    model = ReducedViT(vit, places, policy="exact").eval()
-    model.masked_eval = True
-    return model, list(places.values())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", ["token", "dinov3"])
-def test_what_is_marked_in_the_search_is_what_the_counts_remove(kind):
-    vit, x, blocks = tiny(kind), images(4), (0, 2, 3)
-    model, places = searching(vit, blocks)
-    keeps, merges = found(places, PATCHES)
-    tokens = model.forward_features(x)
-    assert merges[0] > 0 and [int(kept.round()) for _, kept in tokens.aux] == list(keeps)
-
-    def removed(keeps, merges):
-        given = {b: PruneAndMerge(k, m, attn_dim=32) for b, k, m in zip(blocks, keeps, merges, strict=True)}
-        return ReducedViT(vit, given).eval()
-
-    right = removed(keeps, merges)
-    torch.testing.assert_close(model.forward_head(tokens), right(x), atol=2e-5, rtol=1e-4)
-    for wrong in ((keeps, (0, 0, 0)), (keeps, [m + 1 for m in merges]), ([k - 1 for k in keeps], merges)):
-        assert (removed(*wrong)(x) - right(x)).abs().max() > 1e-3
-    share = share_of_macs(model, [kept for _, kept in tokens.aux]).item()
-    assert share == pytest.approx(count(right).backbone / dense_macs(vit), rel=1e-6)
-    before_merging = share_of_macs(model, [pruned_to for pruned_to, _ in tokens.aux]).item()
-    assert before_merging > share + 0.01
-
-
-def test_a_rate_is_an_expectation_rounded_up_with_its_gradient():
-    torch.manual_seed(0)
-    rate = Rate(18, step=4).double()
-    rate.logits.data.normal_()
-    weight = torch.randn(18, dtype=torch.float64)
-
-    def expected(logits):
-        total = sum(math.exp(v) for v in logits)
-        share = [math.exp(v) / total for v in logits]
-        return sum(p * c for p, c in zip(share, (18, 14, 10, 6, 2), strict=True)), sum(
-            float(weight[r]) * sum(p for p, c in zip(share, (18, 14, 10, 6, 2), strict=True) if c > r)
-            for r in range(18)
-        )
-
-    logits = rate.logits.tolist()
-    number, mask = rate()
-    assert number.item() == pytest.approx(math.ceil(expected(logits)[0]))
-    assert mask.tolist() == pytest.approx([1.0] * round(number.item()) + [0.0] * (18 - round(number.item())))
-    for n, value in enumerate((number, (weight * mask).sum())):
-        (slope,) = torch.autograd.grad(value, rate.logits, retain_graph=True)
-        for c in range(5):
-            near = [expected([v + step * (i == c) for i, v in enumerate(logits)])[n] for step in (1e-6, -1e-6)]
-            assert slope[c].item() == pytest.approx((near[0] - near[1]) / 2e-6, rel=1e-4, abs=1e-7)
-
-
-def test_the_search_comes_near_the_target_and_leaves_the_model_as_it_is():
-    vit, x = tiny("token"), images(16)
-    with torch.no_grad():
-        batch = SimpleNamespace(images=x, target=vit(x).argmax(dim=1))
-    before = {key: value.clone() for key, value in vit.state_dict().items()}
-    counts = search(vit, (0, 1, 3), [batch] * 50, CrossEntropy(), 0.8, lr=(0.3, 0.03))
-    keeps, merges = counts
-    assert list(keeps) == sorted(keeps, reverse=True) and max(keeps) <= PATCHES and min(merges) >= 0
-    model = build(vit, parse_one(f"diffrate:at=0/1/3,{counts}")).model
-    assert count(model).backbone / dense_macs(vit) == pytest.approx(0.8, abs=0.03)
-    assert all(value.equal(before[key]) for key, value in vit.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in vit.parameters())

@@ -53,6 +53,7 @@ REFUSED = (
     | {("dynamicvit", "rest", "fuse", False), ("diffrate", "rest", "fuse", False)}
     | {("diffrate", "rest", "squeeze", dense) for dense in (False, True)}
     | {(name, "schedule", "explicit", dense) for name in SCHEDULED for dense in (False, True)}
+    | {(name, "schedule", "learned", True) for name in builtin()}
     | {(name, "curriculum", "true", False) for name in DROPPERS}
     | {(name, "aux", aux, False) for name in DROPPERS for aux in ("dense", "presence", "grid")}
 )

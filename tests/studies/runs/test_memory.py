@@ -2,7 +2,7 @@
 
 import torch
 
-from studies.runs.memory import PeakMemory
+from studies.memory import PeakMemory
 
 
 def peak_of(mib):
