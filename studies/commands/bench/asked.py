@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BEST", "Bench", "Plan", "Setting", "plan"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-COCO_CLASSES = 80  # of detectors, as they have no other data here
+CLASSES = {"segmentation": 150, "detection": 80}  # as ADE20K and COCO have: a map of 1,000 takes longer than the model
 BEST = "best"  # the batch size that is found
 
 
@@ -44,7 +44,7 @@ class Bench:
     device: str = "auto"
     out: Path | None = None
     task: str = "classification"
-    num_classes: int | None = None  # None: the model's own
+    num_classes: int | None = None  # None: the model's own, or CLASSES
     window: str | None = None  # None: attention over the whole grid
     end_to_end: bool = False  # behind the loader of `dataset` too
     dataset: str | None = None
@@ -110,7 +110,7 @@ def backbones(options: Bench) -> list[nn.Module]:
     patch = describe(name)["patch_size"]
     if not task.dense and (bad := [size for size in sizes if size is not None and size % patch]):
         raise ValueError(f"patches of {patch} px do not divide images of {bad[0]} px")
-    classes = options.num_classes or (COCO_CLASSES if task.detector else None)
+    classes = options.num_classes or CLASSES.get(options.task)
     return [
         create_backbone(
             name, img_size=size, num_classes=classes, pretrained=False, checkpoint=checkpoint, detector=task.detector,
