@@ -163,5 +163,5 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def num_resamples(num_comparisons: int, num_runs: int) -> int:
     """Resamples with which a corrected p can still fall to about 0.025 (its floor is comparisons × 2 / (B + 1)), as
-    long as the replicates of all runs stay below 160 MB."""
+    long as a row of replicates for each run stays below 160 MB in all."""
     return max(RESAMPLES, min(80 * num_comparisons, 20_000_000 // max(1, num_runs)))

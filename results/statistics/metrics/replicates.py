@@ -85,7 +85,7 @@ class _Held:
             self.hits[row] = np.packbits(value)
 
     def replicates(self, num_comparisons: int) -> Replicates:
-        resamples = self.statistic.resamples or bootstrap.num_resamples(num_comparisons, len(self.values))
+        resamples = self.statistic.resamples or bootstrap.num_resamples(num_comparisons, len(self.runs))
         observed = np.full(len(self.runs), np.nan)
         accuracy = np.full((len(self.runs), resamples), np.nan)
         row_of_held = self.number[self.number >= 0]

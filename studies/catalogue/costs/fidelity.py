@@ -17,11 +17,18 @@ STUDY = Study(
         "needs no labels, so that it can be asked on anyone's photographs."
     ),
     expected="tome above evit above the controls above random pruning, at every budget, in all four figures.",
-    seen="not run to its end yet.",
-    time="not measured yet; a pass over the images for each variant, and one of the dense model beside it.",
+    seen=(
+        "seed 0 (commit aaba26a), the model of the default study, 2,022 scenes; the dense model's class at 0.8, 0.65, "
+        "0.5: ToMe 100.0, 99.8, 96.3 %, EViT 98.0, 96.6, 94.0, classattn 94.9, 94.0, 92.1, centre 96.1, 88.8, 76.3, "
+        "grid 84.4, 69.3, 45.8, random 82.7, 66.7, 47.3, norms of tokens and keys 33.5 and less. As expected but for "
+        "the norms, which are below random pruning, and the centre, which is above EViT's score without fusion at "
+        "0.8; the three other figures have the same order, but for EViT's patches at 0.5 (cosine .83, random .72). "
+        "One seed, digits."
+    ),
+    time="35 minutes on 2 cores beside two trainings: 25 passes over 2,022 images and as many of the dense model.",
     values=(
-        "nothing is trained. -KL is in nats, shown as hundredths; cosines are those of features behind the final norm, "
-        "of the patches that are still there. The embedded model is trained first, as the default study's is; "
+        "nothing is trained. -KL is in nats, shown as hundredths; cosines are those of features behind the final "
+        "norm, of the patches that are still there. The embedded model is trained first, as the default study's is; "
         "--dataset images takes any folder, --backbone any model of timm or NAME=FILE."
     ),
     question=Question("tome", "dense", margin_points=2, budget=0.8, metric="agreement"),
