@@ -8,7 +8,7 @@ import numpy as np
 from results.statistics.metrics.average_precision import Matches, average_precision, average_recall
 from results.statistics.metrics.calibration import calibration_error
 from results.statistics.metrics.statistic import PLACES
-from studies.tasks import TASKS
+from studies.tasks import TASKS, declared
 
 DENSE_MACS_G = 0.0503
 MARKUP = "<script>alert('&amp;')</script>"  # a name that must stay text
@@ -84,7 +84,7 @@ def write_confidence(run_dir: Path, confidence: np.ndarray) -> None:
     record = json.loads((run_dir / "result.json").read_text())
     ece = calibration_error(arrays["prediction"] == arrays["target"], confidence)
     record["metrics"]["final"]["ece"] = ece
-    record["metrics_declared"] = [metric._asdict() for metric in TASKS["classification"].metrics]
+    record["metrics_declared"] = declared("classification", record["metrics"]["final"])
     (run_dir / "result.json").write_text(json.dumps(record))
 
 
