@@ -40,7 +40,7 @@ STUDY = Study(
     ),
     time=(
         "8 minutes on 2 cores of an AMD EPYC, beside other work: 70 runs, of which 16 train, timing of 16 models; the "
-        "backbone was there (1 minute more)."
+        "backbone was there (2 minutes more)."
     ),
     values=(
         "recipes of the default study; at full size Cropr's published recipe for all, MAE ViT-L. A row is one "
