@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from results.figures.numbers import NOTHING
 from studies.commands.bench.headlines import SIZES, headlines
+from studies.docs.rows import head, line
 from studies.measure.modes import COMPILED
 from studies.models.methods import ALL, parse
 from studies.tasks import TASKS
@@ -20,7 +22,6 @@ ABOUT = (
     "promises arrives: median of the rounds, of the newest record of a setting. Bold: below what is aimed at, "
     f"{AIMS['eager']:.2f} as the model stands (eager) and {AIMS['compiled']:.2f} compiled."
 )
-NOTHING = "–"
 
 Record = dict[str, Any]
 
@@ -32,7 +33,7 @@ def arrives(records: Iterable[Record]) -> list[str]:
         return []
     names = list(dict.fromkeys(name for record in kept for name in shares(record)))
     titles = ["model", "batch", "dtype", "mode", *(f"`{name}`" for name in names)]
-    lines = [ABOUT, "", row(*titles), "|---" * len(titles) + "|"]
+    lines = [ABOUT, "", *head(*titles)]
     below, told = 0, 0
     for record in kept:
         found, aim = shares(record), AIMS["compiled" if record["mode"] in COMPILED else "eager"]
@@ -40,7 +41,7 @@ def arrives(records: Iterable[Record]) -> list[str]:
         below += sum(share is not None and share < aim for share in found.values())
         model = f"{record['backbone']}, {record['img_size']} px, {record['task']}"
         cells = (cell(found.get(name), aim) for name in names)
-        lines.append(row(model, str(record["batch_size"]), record["dtype"], record["mode"], *cells))
+        lines.append(line(model, str(record["batch_size"]), record["dtype"], record["mode"], *cells))
     return [*lines, "", f"{below} of {told} are below.", *break_even_lines(kept)]
 
 
@@ -112,7 +113,3 @@ def place(size: str, at: Record) -> str:
     else:
         found = "not told apart"
     return f"{other}, {name} {measured}: {found}"
-
-
-def row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

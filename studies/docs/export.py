@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studies.docs.rows import head, line
 from studies.models.methods import builtin, parse_one
 from studies.tasks import TASKS
 
@@ -19,7 +20,7 @@ def export_page() -> str:
     rows = []
     for name in builtin():
         cells = [_cell(reason, reasons) for task in EXPORTED for reason in refusals(name, task)]
-        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+        rows.append(line(f"`{name}`", *cells))
     columns = [f"{task}, {format}" for task in EXPORTED for format in FORMATS]
     return "\n".join([
         "# Export", "",
@@ -31,8 +32,7 @@ def export_page() -> str:
         "backbone, options, reducers, `data_config`. It is run before it is written, by onnxruntime or torch, on "
         f"random images: where its logits are not within {TOLERANCE:g} of the model's, it is not written, and the exit "
         "code is 1. Equal scores are ordered as here.", "",
-        f"| reducer | {' | '.join(columns)} |",
-        f"|---|{'---|' * len(columns)}", *rows, "",
+        *head("reducer", *columns), *rows, "",
         "`rest=` makes no difference to the table, `select=sample` is a reason not to write ONNX, and ONNX is "
         "written of models in float32. Where the table says no:", "",
         *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)),

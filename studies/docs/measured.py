@@ -16,6 +16,7 @@ from results.records.store import Records, load_records
 from results.statistics.analysis import Analysis, analyse
 from results.statistics.compare import POINTS, differences, trained_alike
 from studies.catalogue import studies
+from studies.docs.rows import head, line
 from studies.docs.speed import RECORDS
 
 __all__ = ["about", "measured", "overview"]
@@ -66,10 +67,9 @@ def measured(name: str) -> list[str]:
     found = []
     if accuracy:
         budgets = [f"{budget:g}" for budget in _budgets()]
-        found += ["", f"| at equal cost | {' | '.join(budgets)} |", f"|---|{'---|' * len(budgets)}", *accuracy]
+        found += ["", *head("at equal cost", *budgets), *accuracy]
     if speed:
-        head = "| speed | MAC ratio | × dense | × random at its counts |"
-        found += ["", head, "|---|---|---|---|", *speed]
+        found += ["", *head("speed", "MAC ratio", "× dense", "× random at its counts"), *speed]
     return found
 
 
@@ -77,18 +77,15 @@ def overview() -> list[str]:
     """One line a method, the most accurate at the smallest budget first: top-1 at each, trained and off the shelf."""
     trained, shelf = (_own(shelf=value).set_index(["reducer", "budget_asked"]) for value in (False, True))
     budgets = _budgets()
-    lines = [
-        f"| top-1, % | {' | '.join(f'at {budget:g}' for budget in budgets)} | "
-        f"{' | '.join(f'off the shelf, {budget:g}' for budget in budgets)} |",
-        f"|---|{'---|' * (2 * len(budgets))}",
-    ]
+    named = [how + f"{budget:g}" for how in ("at ", "off the shelf, ") for budget in budgets]
+    lines = head("top-1, %", *named)
     for name, best in trained.xs(budgets[-1], level="budget_asked").sort_values("metric", ascending=False).iterrows():
         cells = [
             _accuracy(frame.loc[(name, budget)]) if (name, budget) in frame.index else NOTHING
             for frame in (trained, shelf)
             for budget in budgets
         ]
-        lines.append(_row(f"[{best['label'].split(' (')[0]}](#{name})", cells))
+        lines.append(line(f"[{best['label'].split(' (')[0]}](#{name})", *cells))
     return lines
 
 
@@ -131,12 +128,12 @@ def _accuracy_rows(name: str) -> Iterator[str]:
         rows = variants[variants["reducer"] == name].sort_values("budget_asked", ascending=False)
         if rows.empty:
             continue
-        yield _row(f"{title}: top-1, %", map(_accuracy, rows.to_dict("records")))
+        yield line(f"{title}: top-1, %", *map(_accuracy, rows.to_dict("records")))
         if rows["over_random_points"].notna().any():
             gaps = zip(*(rows[f"over_random{end}_points"] for end in ("", "_low", "_high")), strict=True)
-            yield _row(f"{title}: minus random, points", (_interval(*gap) for gap in gaps))
+            yield line(f"{title}: minus random, points", *(_interval(*gap) for gap in gaps))
         if not shelf and name != _yardstick():
-            yield _row(f"{title}: minus {_yardstick()}, points", (_minus_yardstick(row) for _, row in rows.iterrows()))
+            yield line(f"{title}: minus {_yardstick()}, points", *(_minus_yardstick(row) for _, row in rows.iterrows()))
 
 
 def _minus_yardstick(row: pd.Series) -> str:
@@ -156,7 +153,7 @@ def _speed_rows(name: str) -> Iterator[str]:
         for entry in record["variants"]:
             if entry["reducer"] == name and entry.get("role") != "dense":
                 ratios = (_spread(entry.get(key)) for key in ("ratio", "ratio_to_random"))
-                yield _row(f"batch {record['batch_size']}", [fixed(entry["mac_ratio"], 2), *ratios])
+                yield line(f"batch {record['batch_size']}", fixed(entry["mac_ratio"], 2), *ratios)
 
 
 def _accuracy(row: pd.Series | dict[str, Any]) -> str:
@@ -173,7 +170,3 @@ def _spread(value: dict[str, Any] | None) -> str:
         return NOTHING
     median, p5, p95 = (fixed(value[key], 2) for key in ("median", "p5", "p95"))
     return f"{median} [{p5}, {p95}]"
-
-
-def _row(title: str, cells: Any) -> str:
-    return f"| {' | '.join([title, *cells])} |"

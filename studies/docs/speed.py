@@ -3,18 +3,19 @@ the scripts of tests/benchmarks beside them, and those of GPUs in docs/records/g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from results.figures.numbers import NOTHING
 from results.records.files import read_json
 from studies.docs.arrives import arrives
+from studies.docs.rows import head, line
 from studies.docs.steps import STEPS, steps_table
 
 __all__ = ["RECORDS", "speed_page"]
 
 RECORDS = Path(__file__).parents[2] / "docs" / "records"
-NOTHING = "–"
 HEAD = (
     "Made by `make docs` from the records in [docs/records](records). Random weights and images; all variants of a "
     "table run interleaved in one process, and ratios are of the same rounds: median [5th, 95th percentile]. "
@@ -92,14 +93,14 @@ def _table(record: dict[str, Any]) -> Iterator[str]:
     """One measurement of `bench`."""
     yield f"**{_setting(record)}** ({_machine(record)})"
     yield ""
-    yield from _rows(("variant", "MAC ratio", "images/s", "speedup", "of the MACs", "× random"))
+    yield from head("variant", "MAC ratio", "images/s", "speedup", "of the MACs", "× random")
     for row in record["variants"]:
-        yield _row(
+        yield line(
             f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", _spread(row["images_per_s"], 1),
             _spread(row["ratio"], 2), _number(row["speedup_per_mac_ratio"], 2), _spread(row["ratio_to_random"], 2),
         )  # fmt: skip
     for row in record["unreachable"]:
-        yield _row(f"`{row['variant']}`", f"unreachable, floor {row['floor']:.3f}", *[NOTHING] * 4)
+        yield line(f"`{row['variant']}`", f"unreachable, floor {row['floor']:.3f}", *[NOTHING] * 4)
 
 
 def _yardsticks(files: list[dict[str, Any]]) -> Iterator[str]:
@@ -107,9 +108,9 @@ def _yardsticks(files: list[dict[str, Any]]) -> Iterator[str]:
     timed = [(record, file) for file in files for record in file["records"]]
     names = list(dict.fromkeys(name for record, _ in timed for name in record["yardsticks"]))
     yield ""
-    yield from _rows(("", *(f"{r['img_size']} px, batch {r['batch_size']}" for r, _ in timed)))
+    yield from head("", *(f"{r['img_size']} px, batch {r['batch_size']}" for r, _ in timed))
     for name in names:
-        yield _row(f"`{name}`", *(_interval(record["yardsticks"].get(name)) for record, _ in timed))
+        yield line(f"`{name}`", *(_interval(record["yardsticks"].get(name)) for record, _ in timed))
     yield ""
     for record, file in timed:
         yield (
@@ -132,9 +133,9 @@ def _training(files: list[dict[str, Any]]) -> Iterator[str]:
     yield TRAINING
     yield ""
     names = list(dict.fromkeys(name for file in files for name in file["over_dense"]))
-    yield from _rows(("", *(f"{file['img_size']} px, batch {file['batch_size']}" for file in files)))
+    yield from head("", *(f"{file['img_size']} px, batch {file['batch_size']}" for file in files))
     for name in names:
-        yield _row(f"`{name}`", *(_interval(file["over_dense"].get(name)) for file in files))
+        yield line(f"`{name}`", *(_interval(file["over_dense"].get(name)) for file in files))
     yield ""
     for file in files:
         yield f"* {file['backbone']} at {file['budget']:g} of the MACs: {_machine(file)}."
@@ -149,10 +150,10 @@ def _training(files: list[dict[str, Any]]) -> Iterator[str]:
 def _rounded(files: list[dict[str, Any]]) -> Iterator[str]:
     yield ROUNDED
     yield ""
-    yield from _rows(("model", "float32: first", "last", "rounded: first", "last"))
+    yield from head("model", "float32: first", "last", "rounded: first", "last")
     for file in files:
         for name, shares in file["other_patches"].items():
-            yield _row(f"`{name}`", *(f"{100 * s:.1f}" for how in ("not rounded", "rounded") for s in shares[how]))
+            yield line(f"`{name}`", *(f"{100 * s:.1f}" for how in ("not rounded", "rounded") for s in shares[how]))
     yield ""
     for file in files:
         yield f"* {file['what']}; commit {file['provenance']['commit'][:7]}."
@@ -179,16 +180,16 @@ def _gpu(folder: Path) -> Iterator[str]:
             yield f"**{_gpu_setting(record['setting'])}** ({_machine(record)})"
             yield ""
             if record["setting"]["kind"] == "training":
-                yield from _rows(("", "steps of the dense model"))
-                yield from (_row(f"`{name}`", _interval(ratio)) for name, ratio in record["over_dense"].items())
+                yield from head("", "steps of the dense model")
+                yield from (line(f"`{name}`", _interval(ratio)) for name, ratio in record["over_dense"].items())
                 continue
             energy = any(row.get("energy") for row in record["variants"])
-            yield from _rows(("variant", "MAC ratio", "images/s", "speedup", *["J/image", "W"] * energy))
+            yield from head("variant", "MAC ratio", "images/s", "speedup", *["J/image", "W"] * energy)
             for row in record["variants"]:
                 spreads = _spread(row["images_per_s"], 1), _spread(row["ratio"], 2)
                 own = row.get("energy") or {}
                 joules = [_number(own.get("j_per_image"), 4), _number(own.get("watts"), 0)] * energy
-                yield _row(f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", *spreads, *joules)
+                yield line(f"`{row['variant']}`", f"{row['mac_ratio']:.2f}", *spreads, *joules)
 
 
 def _gpu_setting(setting: dict[str, Any]) -> str:
@@ -197,17 +198,6 @@ def _gpu_setting(setting: dict[str, Any]) -> str:
         f"{setting['backbone']}, {setting['img_size']} px, batch {setting['batch_size']}, "
         f"{precision or setting['precision']}, {setting['kind']}"
     )
-
-
-def _rows(names: Iterable[str]) -> Iterator[str]:
-    """The head of a table."""
-    names = list(names)
-    yield _row(*names)
-    yield "|---" * len(names) + "|"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _number(value: float | None, decimals: int) -> str:

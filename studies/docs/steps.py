@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from results.figures.numbers import NOTHING
+from studies.docs.rows import head, line
 from studies.models.methods import reference
 
 __all__ = ["STEPS", "steps_table"]
@@ -25,7 +27,7 @@ def steps_table(record: dict[str, Any]) -> list[str]:
              "at the dense rate")  # fmt: skip
     dense = record["variants"][reference().name]
     dense_rate = _rate(dense["blocks"])
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines = head(*names)
     for name, variant in record["variants"].items():
         blocks, took = variant["blocks"], variant["pass_ms"]
         linear, attention, reducers = (_sum(blocks, f"{kind}_ms") for kind in ("linear", "attention", "reducer"))
@@ -34,10 +36,10 @@ def steps_table(record: dict[str, Any]) -> list[str]:
         cells = [
             f"`{name}`", f"{took:.1f}", f"{linear:.1f} ({_rate(blocks):.0f})", f"{attention:.1f}",
             f"{took - linear - attention - reducers:.1f}",
-            *([f"{reducers:.2f}", f"{should:.2f}"] if reducers else ["–", "–"]),
+            *([f"{reducers:.2f}", f"{should:.2f}"] if reducers else [NOTHING, NOTHING]),
             f"{dense['pass_ms'] / took:.2f}", f"{dense['pass_ms'] / at_dense_rate:.2f}",
         ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(*cells))
     return lines
 
 
