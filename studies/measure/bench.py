@@ -33,6 +33,7 @@ class Candidates:
     costs: dict[str, dict[str, Any]]  # by variant, what a record says of it besides its speed
     unreachable: list[dict[str, Any]]  # variant and floor
     img_size: int
+    num_classes: int
 
 
 Variants = Mapping[str, tuple[Method, float | None]]
@@ -81,7 +82,7 @@ def candidates(vit: nn.Module, variants: Variants) -> Candidates:
     where counts of MACs disagree."""
     decoder = any(method.dense for method, _ in variants.values())
     whole = dense_macs(vit, decoder=decoder)
-    found = Candidates({}, {}, [], vit.patch_embed.img_size[0])
+    found = Candidates({}, {}, [], vit.patch_embed.img_size[0], vit.num_classes)
     behind: dict[str, Any] = {}  # the encoder: the same for all
     for name, (method, budget) in variants.items():
         try:
@@ -123,7 +124,7 @@ def time_candidates(found: Candidates, whole: Whole | None = None, **options: An
         row["speedup_per_mac_ratio"] = None if ratio is None else ratio / row["mac_ratio"]
         row["ratio_to_random"] = _ratio_to_random(row, rows)
         row["reducers"] = _reducers(found.models[row["variant"]], timing) if ratio is not None else None
-    record = timing | {"variants": rows, "unreachable": found.unreachable}
+    record = timing | {"num_classes": found.num_classes, "variants": rows, "unreachable": found.unreachable}
     if whole is None:
         return record
     options = {key: options[key] for key in OF_WHOLE if key in options}

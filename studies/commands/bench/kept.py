@@ -62,7 +62,15 @@ def folder_of(options: Bench, found: Candidates, device: str, setting: Setting) 
     if options.out is None:
         return None
     rounds = options.rounds or [options.precision, options.max_seconds]
-    content = [options.backbone, sorted(found.models), *setting, rounds, options.task, options.window]
+    content = [
+        options.backbone,
+        sorted(found.models),
+        *setting,
+        rounds,
+        options.task,
+        options.window,
+        found.num_classes,
+    ]
     content += [*loader_said(options).values(), options.data] if options.end_to_end else []
     content += ["whole"] if TASKS[options.task].detector else []
     digest = hashlib.sha256(json.dumps([*content, torch.__version__]).encode()).hexdigest()[:8]
