@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cropr.dropping import check_learned, class_order
 from cropr.method import LEARNED, Method, option
 from cropr.reducer import Reducer
 from cropr.schedule import Scale, inflected, spread
@@ -159,7 +158,7 @@ class TokenMerging(Method):
 
     def check(self) -> None:
         if self.schedule == LEARNED:
-            check_learned(self, [key for key in ("r", "inflect") if getattr(self, key) is not None])
+            self.check_learned([key for key in ("r", "inflect") if getattr(self, key) is not None])
         if self.inflect is not None and isinstance(self.r, tuple):
             raise ValueError(f"{self.name}: inflect bends a single r, and r={'/'.join(map(str, self.r))} is a list")
 
@@ -186,7 +185,7 @@ class TokenMerging(Method):
     def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
         from cropr.method.learned import Place
 
-        order = class_order(self, vit, num_patches)
+        order = self.class_order(vit, num_patches)
         return {b: Place(order, num_patches, ("merge",), spared=True, least=0.5) for b in self.blocks(vit)}
 
     def at_counts(self, stays: Mapping[int, Stays], num_patches: int) -> Self:

@@ -6,7 +6,7 @@ Letters: L patches of the full grid, P prefix tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -52,27 +52,6 @@ def up_to(wanted: tuple[int, ...], valid: list[int]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def check_learned(method: Method, given: Collection[str]) -> None:
-    """Raise ValueError for what a learned schedule leaves no room for; `given` are options that set the cost."""
-    if given:
-        raise ValueError(f"{method.name}: schedule={LEARNED} finds the counts, and {min(given)}= sets them; give one")
-    if method.dense:
-        raise ValueError(f"{method.name}: schedule={LEARNED} is for images; counts of dense tasks are not searched")
-
-
-def class_order(method: Method, vit: nn.Module, num_patches: int) -> Dropper:
-    """By which a search ranks patches where the method has no scores for that. Raises ValueError."""
-    from cropr.method.learned import ByClassAttention
-
-    if vit.cls_token is None:
-        own = "its own scores are not learned yet" if method.learns else "it has no scores of patches"
-        raise ValueError(
-            f"{method.name}: schedule={LEARNED} ranks patches by class attention, as {own}, and this "
-            f"{type(vit).__name__} has no class token"
-        )
-    return ByClassAttention(num_patches)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scheduled(Method):
     """A method that leaves a number of patches at each place that is known beforehand."""
@@ -116,7 +95,7 @@ class Scheduled(Method):
         if len(given) > 1:
             raise ValueError(f"{self.name}: {' and '.join(given)} both set the cost; give one of them")
         if self.schedule == LEARNED:
-            check_learned(self, given)
+            self.check_learned(given)
         elif self.schedule is not None and given and self.parameters[self.schedule] != given[0]:
             wanted = self.parameters[self.schedule]
             raise ValueError(f"{self.name}: {given[0]} is not the parameter of schedule={self.schedule}, {wanted} is")
@@ -200,7 +179,7 @@ class Scheduled(Method):
         found = {}
         for block, own in self.at_counts(nothing, num_patches).place(vit, num_patches).items():
             reads_own = isinstance(own, Dropper) and self.searched_ways == ("prune",) and not self.learns
-            scorer = own if reads_own else class_order(self, vit, num_patches)
+            scorer = own if reads_own else self.class_order(vit, num_patches)
             found[block] = Place(scorer, num_patches, self.searched_ways, spared=own.inside)
         return found
 

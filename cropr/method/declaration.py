@@ -6,7 +6,7 @@ does with a model. No torch is imported here, so that names and options are know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cropr.method.learned import Place, Stays
     from cropr.method.objective import Criterion, Objective
-    from cropr.reducer import Reducer
+    from cropr.reducer import Dropper, Reducer
     from cropr.schedule import Scale
     from cropr.vit import ReducedViT
 
@@ -186,6 +186,25 @@ class Method:
     def scales(self, vit: nn.Module, num_patches: int) -> list[Scale]:
         """The ways in which a budget may set the cost; the first that can meet it is taken."""
         return []
+
+    def check_learned(self, given: Collection[str]) -> None:
+        """Raise ValueError for what a learned schedule leaves no room for; `given` are options that set the cost."""
+        if given:
+            raise ValueError(f"{self.name}: schedule={LEARNED} finds the counts, and {min(given)}= sets them; give one")
+        if self.dense:
+            raise ValueError(f"{self.name}: schedule={LEARNED} is for images; counts of dense tasks are not searched")
+
+    def class_order(self, vit: nn.Module, num_patches: int) -> Dropper:
+        """By which a search ranks patches where the method has no scores for that. Raises ValueError."""
+        from cropr.method.learned import ByClassAttention
+
+        if vit.cls_token is None:
+            own = "its own scores are not learned yet" if self.learns else "it has no scores of patches"
+            raise ValueError(
+                f"{self.name}: schedule={LEARNED} ranks patches by class attention, as {own}, and this "
+                f"{type(vit).__name__} has no class token"
+            )
+        return ByClassAttention(num_patches)
 
     def searching(self, vit: nn.Module, num_patches: int) -> dict[int, Place]:
         """Block -> what stands there while counts are searched. Raises ValueError."""
