@@ -63,10 +63,7 @@ def report(fresh: Path, baseline: Path) -> Iterator[str]:
                 moved.append(f"{row['variant']} at batch {setting['batch_size'][0]} is {ratio['verdict']}")
     rest = f"; of {untold} nothing can be said" if untold else ""
     yield (f"{len(moved)} of {told} moved: {', '.join(moved)}" if moved else f"none of {told} moved") + rest
-    yield (
-        "of 20 that stay, one seems to move by chance; processes differ by more than the rounds of one tell: of one "
-        "commit on an idle AMD EPYC 4 of 10 did, by up to 9 %"
-    )
+    yield "of 20 that stay, one seems to move by chance; processes differ by more than the rounds of one tell"
 
 
 def missing(name: str, baselines: Path) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ class Watched:
         self.began: dict[nn.Module, float] = {}
         for i, block in enumerate(model.vit.blocks):
             self.watch("attention", i, block.attn)
-            for module in block.modules():
-                if isinstance(module, nn.Linear):
-                    inside = module in set(block.attn.modules())
-                    self.watch("linear of attention" if inside else "linear of mlp", i, module)
+            for kind, part in (("linear of attention", block.attn), ("linear of mlp", block.mlp)):
+                for module in part.modules():
+                    if isinstance(module, nn.Linear):
+                        self.watch(kind, i, module)
         for i, reducer in model.reducers.items():
             self.watch("reducer", int(i), reducer)
 
@@ -64,7 +65,6 @@ def blocks_of(model: Any, took: list[dict[tuple[str, int], float]], batch_size: 
     """By block: tokens, what it should cost, and the median of what it did, in ms."""
     vit, rows = model.vit, []
     width, prefix = vit.embed_dim, vit.num_prefix_tokens
-    # Rows in attention, in the MLP, and behind the block, of every block.
     for i, (attended, mlp, behind) in enumerate(model.token_counts()):
         ms = {kind: 1e3 * median(one.get((kind, i), 0.0) for one in took)
               for kind in ("attention", "linear of attention", "linear of mlp", "reducer")}  # fmt: skip
@@ -85,10 +85,6 @@ def blocks_of(model: Any, took: list[dict[tuple[str, int], float]], batch_size: 
             }
         rows.append(row)
     return rows
-
-
-def median(values: Any) -> float:
-    return float(torch.tensor(list(values), dtype=torch.float64).median())
 
 
 def gb_per_s() -> float:

@@ -261,6 +261,13 @@ def test_a_row_that_was_not_trained_renames_none_of_two_curves(tmp_path: Path) -
     assert sorted(names) == ["EViT", "EViT, CE", "EViT, KL"]
 
 
+def test_a_metric_that_no_run_has_takes_no_more_memory_than_one_that_all_have(tmp_path: Path) -> None:
+    synthetic_records.write_study(tmp_path / "study", methods=("none", "random"), budgets=(0.5,), seeds=2)
+    runs = run_frame([load_records(tmp_path / "study")])
+    known, nothing = replicate([runs, runs.assign(metric=np.nan)], num_comparisons=1_000_000)
+    assert nothing.accuracy.shape == known.accuracy.shape and np.isnan(nothing.accuracy).all()
+
+
 def test_predictions_that_contradict_the_record_are_named(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     metrics = {"final": {"top1": 0.95}}

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +149,21 @@ def test_losses_of_a_milder_model_are_not_compared(study):
     assert "loss above its start" not in names(build([study]))
     set_fields(study, "cropr-0.5-*", train_loss=[0.4, 0.7, 0.5, 0.6, 0.6, 0.65])
     assert "loss above its start" in names(build([study]))
+
+
+def test_a_model_that_two_variants_have_is_ranked_once(study):
+    alias = {"variant": "cropr:trained_at=1@0.5", "options": {"trained_at": "1"}, "label": "Cropr (trained_at=1)"}
+    for path in results(study, "cropr-0.5-*"):
+        copy = path.parent.with_name(path.parent.name.replace("cropr", "shelf"))
+        shutil.copytree(path.parent, copy)
+        edit(copy / "result.json", lambda record, name=copy.name: record.update(alias | {"id": name}))
+    timed = study / "speed" / "cpu-b64" / "result.json"
+    edit(timed, lambda record: record["variants"].append(
+        next(row for row in record["variants"] if row["variant"] == "cropr@0.5") | alias | {"timed_as": "cropr@0.5"}
+    ))  # fmt: skip
+    set_speed(study, widen)
+    (finding,) = (one for one in build([study]).health.findings if one.check == "speeds not ranked")
+    assert "of 10 pairs" in finding.seen and HALF in finding.variants and len(finding.variants) == 5
 
 
 def names(report):

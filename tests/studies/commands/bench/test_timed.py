@@ -118,6 +118,16 @@ def test_every_combination_is_kept_and_reported(tmp_path):
     assert other.returncode == 2 and "scenes_vit" in other.stderr
 
 
+def test_models_of_other_classes_are_another_measurement(tmp_path):
+    for num_classes in (20, 30, 20):
+        run(Bench(**SMALL, num_classes=num_classes, out=tmp_path), lambda text: None)
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("speed/*/result.json")]
+    assert sorted(record["num_classes"] for record in found) == [20, 30]
+    run(Bench(**SMALL | {"task": "segmentation", "budgets": "0.8"}, out=tmp_path / "dense"), lambda text: None)
+    (path,) = tmp_path.glob("dense/speed/*/result.json")
+    assert json.loads(path.read_text())["num_classes"] == 150
+
+
 def test_windows_are_timed_and_named(tmp_path):
     args = ("bench", "--backbone", "scenes_vit", "--reducers", "random", "--budgets", "0.8", "--rounds", 1)
     done = study(*args, "--window", "4:windows=global", "--out", tmp_path, "--json")
